@@ -1,0 +1,46 @@
+"""Label the impressions that the run's arrival days may have changed.
+
+Reads `impressions` and `outcomes`. Writes `labels`, one commit per day of impression. Guarantees: a
+label is null until its attribution window has closed, and never changes once it has.
+
+    python -m jobs.build_labels --config var/runs/<run>/config.json
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobs.command import JobSummary, main
+from jobs.config import RunConfig
+from jobs.spark.build import Build
+from jobs.spark.labels import label_rows
+from jobs.spark.session import spark_session
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def run(config: RunConfig) -> JobSummary:
+    """Build labels in a session of its own."""
+    with spark_session(config.resources, config.home, "build_labels") as spark:
+        return build(config, spark)
+
+
+def build(config: RunConfig, spark: SparkSession) -> JobSummary:
+    """Build labels in a given session."""
+    tables = Build(config, spark)
+    outcomes = tables.read("outcomes", tables.arrived(tables.longest_window))
+    rows = label_rows(
+        tables.impressions(),
+        outcomes,
+        config.contract.tasks,
+        tables.last_day,
+        config.contract.time_zone,
+    )
+    return tables.write(
+        "labels", rows, tables.shown_days, ["event_ts", "impression_id"], "build_labels"
+    )
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

@@ -1,0 +1,50 @@
+"""Store each user's history once per day.
+
+Reads `events` and `impressions`. Writes `timelines`: a row for every user with an impression or a
+new event on a day. Guarantees: what was known at any moment of a day is a prefix of its timeline;
+a user with more than 4N new events a day is cut there, and the cut is counted.
+
+    python -m jobs.build_timelines --config var/runs/<run>/config.json
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from jobs.command import JobSummary, main
+from jobs.config import RunConfig, days_between
+from jobs.spark.build import Build
+from jobs.spark.session import spark_session
+from jobs.spark.timelines import timeline_rows
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def run(config: RunConfig) -> JobSummary:
+    """Build timelines in a session of its own."""
+    with spark_session(config.resources, config.home, "build_timelines") as spark:
+        return build(config, spark)
+
+
+def build(config: RunConfig, spark: SparkSession) -> JobSummary:
+    """Build timelines in a given session."""
+    from pyspark.sql import functions as F
+
+    tables = Build(config, spark)
+    days = tables.shown_days
+    read_from = days[0] - timedelta(days=config.timeline.lookback_days)
+    events = tables.read("events", days_between(read_from, days[-1]))
+    rows = timeline_rows(
+        events.where(F.col("event_type").isin(config.contract.timeline_event_types)),
+        tables.impressions(),
+        days,
+        config.timeline.num_events,
+        config.contract.time_zone,
+    )
+    return tables.write("timelines", rows, days, ["user_id"], "build_timelines")
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

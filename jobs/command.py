@@ -1,0 +1,132 @@
+"""What every job's command has in common: arguments, exit codes, and the summary it leaves.
+
+A job prints one JSON line on stdout, its summary, and writes the same to `summaries/` in the run's
+folder. Everything else goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jobs.config import RunConfig, load_config
+from jobs.errors import ConfigError, GateFailed, PromotionConflict
+
+log = logging.getLogger("lapidary")
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """What a job read, wrote and took."""
+
+    job: str
+    inputs: dict[str, int | None] = field(default_factory=dict)
+    """Table versions read."""
+    outputs: dict[str, int | None] = field(default_factory=dict)
+    """Table versions after the job."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Rows by table or set."""
+    details: dict[str, Any] = field(default_factory=dict)
+    mlflow_run: str | None = None
+    part: str | None = None
+    """Which student, where a job runs once per student."""
+    started: float = 0.0
+    """Unix seconds."""
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    """Largest resident size of this process and of its largest child."""
+
+
+def read_summaries(config: RunConfig) -> list[JobSummary]:
+    """Summaries of the jobs that have run, by their start."""
+    folder = config.run_folder / "summaries"
+    found = [JobSummary(**json.loads(p.read_text())) for p in sorted(folder.glob("*.json"))]
+    return sorted(found, key=lambda s: s.started)
+
+
+def run_job(config: RunConfig, run: Callable[..., JobSummary], **arguments: Any) -> JobSummary:
+    """Run a job and keep its summary.
+
+    Args:
+        config: The run's configuration.
+        run: The job's `run`.
+        arguments: Further arguments of `run`.
+
+    Returns:
+        The summary, with times and memory.
+    """
+    started = time.time()
+    summary = run(config, **arguments)
+    return _keep(config, summary, started)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
+    partial.replace(path)
+
+
+def main(run: Callable[..., JobSummary], doc: str | None, *names: str) -> None:
+    """Parse `--config` and the named options, run the job, exit.
+
+    Args:
+        run: `run(config, **options) -> JobSummary`.
+        doc: The job's docstring, shown by `--help`.
+        names: Further required options, such as `student`.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="URI of the run's config.json")
+    for name in names:
+        parser.add_argument(f"--{name}", required=True, help=f"name of the {name}")
+    options = vars(parser.parse_args())
+
+    def body() -> dict[str, Any]:
+        config = load_config(options.pop("config"))
+        return asdict(run_job(config, run, **options))
+
+    exit_with(body)
+
+
+def exit_with(body: Callable[[], dict[str, Any]]) -> None:
+    """Run a command's body, print its result as the last line of stdout, and exit.
+
+    Exit codes: 0 done, 2 bad configuration or input, 3 a gate failed, 4 promotion conflict; any
+    other error is a crash with its traceback and code 1.
+    """
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        result = body()
+    except (ConfigError, GateFailed, PromotionConflict) as error:
+        print(f"lapidary: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    print(json.dumps(result, default=str), flush=True)
+    sys.exit(0)
+
+
+def _keep(config: RunConfig, summary: JobSummary, started: float) -> JobSummary:
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    kept = replace(
+        summary,
+        started=started,
+        seconds=round(time.time() - started, 2),
+        peak_memory_bytes=(own + child) * 1024,
+    )
+    name = kept.job if kept.part is None else f"{kept.job}-{kept.part}"
+    write_json(config.run_folder / "summaries" / f"{name}.json", asdict(kept))
+    return kept

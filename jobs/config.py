@@ -1,0 +1,353 @@
+"""The configuration of one run: resolved once, frozen, passed as one URI.
+
+`Recipe` says what to do; `RunConfig` adds what the first task found out (which day, which parent,
+which champion, which code) and is written to `config.json` in the run's folder. Every job reads
+that file and nothing else: no flag, variable or clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, model_validator
+
+from jobs.contract import LogContract
+from jobs.errors import ConfigError
+from jobs.settings import Settings, checked
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+"""The repository's root: the one import root."""
+
+
+class Windows(Settings):
+    """Which rows a run trains on and which it is judged on."""
+
+    gate_hours: int = Field(default=12, ge=1, le=24)
+    """The gate window is the last hours of the run's day. With 24 the challenger of a daily run
+    has nothing to learn that its champion does not know; see RESULTS.md."""
+    bootstrap_days: int = Field(default=30, ge=2)
+    """Arrival days that a first run reads, its own included (fewer where the log starts later)."""
+    max_late_days: int = Field(default=1, ge=0)
+    """An impression may arrive this many days after it was shown; later ones are quarantined."""
+
+
+class Timeline(Settings):
+    """User histories."""
+
+    num_events: int = Field(default=128, ge=1, le=4096)
+    """N: events a model reads before an impression. A day stores at most 4N new ones."""
+    lookback_days: int = Field(default=60, ge=1)
+    """Events that became known longer ago than this are forgotten."""
+
+
+class Network(Settings):
+    """Sizes of a model. Symbols as in `model/config.py`."""
+
+    width: int = Field(ge=4)
+    """D."""
+    table_dim: int = Field(ge=1)
+    """Columns of every embedding table."""
+    num_dense_tokens: int = Field(ge=1)
+    """Tokens that the dense features become."""
+    dense_hidden: int = Field(ge=1)
+    num_layers: int = Field(ge=1)
+    """Wukong layers."""
+    num_fm_tokens: int = Field(ge=1)
+    """n_F."""
+    num_lcb_tokens: int = Field(ge=1)
+    """n_L."""
+    rank: int = Field(ge=1)
+    """k."""
+    mlp_hidden: tuple[int, ...]
+    head_hidden: tuple[int, ...]
+    num_heads: int = Field(default=2, ge=1)
+    """H of the attention over the timeline."""
+    num_summary_tokens: int = Field(default=2, ge=1)
+    """S."""
+    num_events: int | None = None
+    """Events read of the timeline; all N if left out; 0 for a model without history."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class Trial(Settings):
+    """One setting of what tuning may change."""
+
+    lr_dense: float = Field(gt=0)
+    """Adam's learning rate."""
+    lr_sparse: float = Field(gt=0)
+    """Row-wise AdaGrad's learning rate, for embedding tables."""
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class Training(Settings):
+    """How a model is trained: one pass in time order."""
+
+    network: Network
+    batch_size: int = Field(ge=1)
+    """B, over all workers together."""
+    trials: tuple[Trial, ...] = Field(min_length=1)
+    """Settings tried on a first run; the best by the NE of each row before it is learnt, over the
+    last training day, is kept for the family's life. The gate window takes no part."""
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Share of a first run's steps over which the learning rates rise linearly."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Gradient norm at which dense gradients are clipped."""
+    seed: int = 0
+
+
+class Distillation(Settings):
+    """What a student learns from its teacher's scores, in the shape of EasyRec's `kd` block."""
+
+    weight: float = Field(default=1.0, ge=0)
+    """w: weight of the soft-label loss of each task."""
+    amplification: float = Field(default=1.0, gt=0)
+    """alpha: the soft label is min(1, alpha * score)."""
+    gradient_scale: float = Field(default=1.0, ge=0)
+    """beta: scale of the distillation gradient that enters the shared backbone."""
+    temperature: float = Field(default=1.0, gt=0)
+    adapter: bool = True
+    """Whether a Student Adapter refits the teacher's scores to the newest outcomes."""
+
+
+class Student(Settings):
+    """A student model and how it is taught."""
+
+    training: Training
+    distillation: Distillation = Distillation()
+
+
+class Gates(Settings):
+    """Limits that the gates hold figures against. Ratios are shares of one (0.003 is 0.3 %)."""
+
+    min_rows_ratio: float = 0.3
+    """Events: a day needs this share of the median rows of the days before it."""
+    max_quarantine_ratio: float = 0.02
+    """Events: share of raw rows that may be rejected."""
+    max_null_ratio: float = 0.0
+    """Examples: share of rows that may lack a label that should be mature."""
+    max_rate_shift_ratio: float = 0.5
+    """Examples: change of a task's base rate against the days before, relative."""
+    max_ne_regression_ratio: float = 0.003
+    """Models: the upper 95 % bound of challenger NE over champion NE, minus one."""
+    min_calibration: float = 0.8
+    """Models: lower bound of predicted over observed events that is still tolerated."""
+    max_calibration: float = 1.25
+    """Models: upper bound of predicted over observed events that is still tolerated."""
+    min_slice_rows: int = 1000
+    """A slice with fewer rows is too small to judge."""
+    min_slice_positives: int = 50
+    """A slice with fewer positives is too small to judge."""
+    max_unjudged_ratio: float = 0.5
+    """Share of the slices that may be too small to judge."""
+    num_resamples: int = Field(default=400, ge=50)
+    """Bootstrap resamples of users behind every interval."""
+    disabled_checks: tuple[str, ...] = ()
+    """Checks that are switched off, by name. A gate left without any check fails."""
+
+
+class Resources(Settings):
+    """Where engines run. The only part that changes between a laptop and a cluster."""
+
+    spark_master: str = "local[2]"
+    """Spark master URL, or a Spark Connect URL (`sc://`)."""
+    spark_driver_memory: str = "2g"
+    spark_shuffle_partitions: int = Field(default=4, ge=1)
+    ray_address: str | None = None
+    """Ray cluster address; a local Ray is started and stopped if left out."""
+    num_workers: int = Field(default=2, ge=1)
+    """Training workers of the teacher."""
+    worker_threads: int = Field(default=1, ge=1)
+    """Torch threads per worker, and of a student's process."""
+    mlflow_uri: str | None = None
+    """MLflow tracking and registry store; SQLite below the home if left out."""
+    max_failures: int = Field(default=2, ge=0)
+    """Worker failures that the teacher's training survives."""
+
+
+class Recipe(Settings):
+    """What to retrain and how. Built by a function in `jobs/recipes.py`."""
+
+    name: str
+    contract: LogContract
+    windows: Windows = Windows()
+    timeline: Timeline = Timeline()
+    teacher: Training
+    domain_student: Student
+    vertical_student: Student
+    gates: Gates = Gates()
+    resources: Resources = Resources()
+    log_uri: str
+    """Folder of the raw log."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        for name in ("teacher", "domain_student", "vertical_student"):
+            part = getattr(self, name)
+            training: Training = part if isinstance(part, Training) else part.training
+            events = training.network.num_events
+            if events is not None and events > self.timeline.num_events:
+                raise ValueError(
+                    f"{name}: network.num_events is at most timeline.num_events "
+                    f"({self.timeline.num_events}); found {events}"
+                )
+        return self
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of everything that may change a row or a weight; resources may not."""
+        values = self.model_dump(mode="json", include=set(Recipe.model_fields) - _NO_CONTENT)
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_NO_CONTENT = {"resources", "log_uri", "name"}
+
+
+class Plan(Settings):
+    """What the first task found out, so that no later task asks again."""
+
+    day: date
+    """The run's day D, in the contract's time zone."""
+    first_day: date
+    """First arrival day that this run (re)builds; the last is `day`."""
+    bootstrap: bool
+    """True on a root without a family."""
+    champion: int | None
+    """Row of `promotions` that holds the champion, the one the gates judge against."""
+    parent: int | None
+    """Row of `promotions` whose family is trained on. The champion, except on a repeat."""
+    promotable: bool
+    """Whether the gate window lies wholly after what the champion has learnt."""
+    reason: str
+    """Why the run may or may not promote, in one sentence."""
+    trained_from: datetime | None
+    """UTC: what the parent has learnt; training starts after it."""
+    gate_start: datetime
+    """UTC: training ends and the gate window starts here."""
+    gate_end: datetime
+    """UTC: end of day D."""
+
+
+class RunContext(Settings):
+    """Who runs."""
+
+    run_id: str
+    """Unique per DAG run, equal for its retries; names the run's folder."""
+    dag_run_id: str
+    code_hash: str
+    """Hash of our source files."""
+    config_hash: str
+    """`Recipe.content_hash`."""
+
+
+class RunConfig(Recipe):
+    """The frozen configuration of one run."""
+
+    home: str
+    """Root of all state (`LAPIDARY_HOME`)."""
+    plan: Plan
+    run: RunContext
+
+    @property
+    def family(self) -> str:
+        """Name of the model family."""
+        return self.contract.name
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of this run: configuration, summaries, checkpoints, report."""
+        return Path(self.home) / "runs" / self.run.run_id
+
+    def table(self, name: str) -> str:
+        """Location of a Delta table."""
+        return str(Path(self.home) / "tables" / self.contract.name / name)
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking and registry store."""
+        return self.resources.mlflow_uri or f"sqlite:///{Path(self.home)}/mlflow/mlflow.db"
+
+    @property
+    def days(self) -> list[date]:
+        """Arrival days that this run (re)builds, in order."""
+        return days_between(self.plan.first_day, self.plan.day)
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """Every day from `first` to `last`, both included."""
+    return [first + timedelta(days=i) for i in range((last - first).days + 1)]
+
+
+def day_start(day: date, time_zone: str) -> datetime:
+    """The UTC instant at which a day starts in a time zone."""
+    local = datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(time_zone))
+    return local.astimezone(ZoneInfo("UTC"))
+
+
+def day_of(moment: datetime, time_zone: str) -> date:
+    """The day in which an instant lies in a time zone."""
+    return moment.astimezone(ZoneInfo(time_zone)).date()
+
+
+def lapidary_home() -> Path:
+    """Root of all state: `LAPIDARY_HOME`, or `var/` in the repository."""
+    return Path(os.environ.get("LAPIDARY_HOME") or REPOSITORY / "var").resolve()
+
+
+def load_config(uri: str) -> RunConfig:
+    """Read a run's frozen configuration.
+
+    Raises:
+        ConfigError: No such file, or it does not fit this version of the code.
+    """
+    path = Path(uri)
+    if not path.is_file():
+        raise ConfigError(f"--config: no file {uri}; run jobs.resolve_config first")
+    return checked(RunConfig, json.loads(path.read_text(encoding="utf-8")), "config.json")
+
+
+def with_overrides(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    """Change values of a recipe.
+
+    Args:
+        recipe: The recipe.
+        overrides: New values, nested or with dotted keys (`{"teacher.batch_size": 256}`).
+
+    Returns:
+        The changed recipe.
+
+    Raises:
+        ConfigError: A key is unknown (the nearest name is suggested) or a value is wrong.
+    """
+    values = recipe.model_dump(mode="json")
+    _merge(values, overrides)
+    return checked(Recipe, values, "overrides")
+
+
+def _merge(values: dict[str, Any], overrides: dict[str, Any]) -> None:
+    for key, value in overrides.items():
+        head, _, rest = key.partition(".")
+        if rest:
+            _merge(values, {head: {rest: value}})
+        elif isinstance(value, dict) and isinstance(values.get(head), dict):
+            _merge(values[head], value)
+        else:
+            values[head] = value
+
+
+def parse_day(text: str, what: str) -> date:
+    """Read a day.
+
+    Raises:
+        ConfigError: Not of the form YYYY-MM-DD.
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{what}: a day is YYYY-MM-DD; found {text!r}") from None

@@ -1,0 +1,434 @@
+"""The log contract: one YAML file that maps a company's raw log to Lapidary's tables.
+
+A contract names the feeds (files, formats, columns, units), the time zone that defines a day, the
+id rule, which surface belongs to which vertical and domain, the tasks with their attribution
+windows, and the features. Adding a log is writing one contract; no code.
+
+Column values are raw column names, or Spark SQL over raw columns as `{expr: ...}`. A contract is as
+trusted as code: whoever writes it chooses the SQL that runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from jobs.errors import ConfigError
+from jobs.settings import Settings, checked
+
+_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
+_DURATION = re.compile(r"^(\d+)\s*(s|m|h|d)$")
+_DURATION_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+IMPRESSION = "impression"
+"""The event type that every shown ad contributes to `events`."""
+
+BASE_FEATURE_COLUMNS = ("user_id", "ad_id", "surface", "hour")
+"""Columns every log has; `hour` is the hour of the day in the contract's time zone."""
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str) and not value.startswith(
+        "P"
+    ):  # P...: ISO 8601, as config.json has it
+        match = _DURATION.match(value.strip())
+        if match is None:
+            raise ValueError(
+                f"a duration is a number with s, m, h or d, such as 30m; found {value!r}"
+            )
+        return timedelta(seconds=int(match[1]) * _DURATION_SECONDS[match[2]])
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+class Column(Settings):
+    """How one canonical column is made from raw columns."""
+
+    column: str | None = None
+    """Name of a raw column."""
+    expr: str | None = None
+    """Spark SQL over raw columns (and, where said, over canonical ones)."""
+    unit: Literal["s", "ms", "us", "timestamp", "text"] = "timestamp"
+    """For a time: seconds, milliseconds or microseconds since 1970 UTC, a timestamp, or ISO text."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Column:
+        if (self.column is None) == (self.expr is None):
+            raise ValueError("give exactly one of `column` and `expr`")
+        return self
+
+    @property
+    def sql(self) -> str:
+        """The Spark SQL that yields this column."""
+        return self.expr if self.expr is not None else f"`{self.column}`"
+
+
+def _column(value: Any) -> Any:
+    return {"column": value} if isinstance(value, str) else value
+
+
+ColumnSource = Annotated[Column, BeforeValidator(_column)]
+
+
+class Feed(Settings):
+    """What every feed says: where its raw files are and how they are read."""
+
+    path: str
+    """Path below the log's root; `{day}` stands for the arrival day (YYYY-MM-DD)."""
+    format: Literal["parquet", "csv", "jsonl", "delta"] = "parquet"
+    """File format."""
+    options: dict[str, str] = {}
+    """Reader options, passed to Spark."""
+    columns: dict[str, str] = {}
+    """Raw columns that must be there, with their Spark types; others are read but unused."""
+    consent: str | None = None
+    """Spark SQL that is true where the user agreed; other rows are excluded and counted."""
+    ready: str | None = None
+    """Path that appears when the day is complete, such as `impressions/day={day}/_SUCCESS`."""
+
+
+class InlineOutcome(Settings):
+    """An outcome that a log keeps as a flag on its impression's row."""
+
+    when: str
+    """Spark SQL that is true where the outcome happened."""
+    event_ts: ColumnSource | None = None
+    """When it happened; the impression's time if left out."""
+    known_ts: ColumnSource | None = None
+    """When the log knew it; the row's known time if left out."""
+    value: ColumnSource | None = None
+    """Its value (price, seconds), if any."""
+
+
+class ImpressionsFeed(Feed):
+    """One row per ad shown."""
+
+    kind: Literal["impressions"]
+    id: list[str]
+    """Raw columns that identify a row; several are hashed into one id."""
+    user_id: ColumnSource
+    ad_id: ColumnSource
+    surface: ColumnSource
+    event_ts: ColumnSource
+    """When the ad was shown."""
+    known_ts: ColumnSource | None = None
+    """When the log knew it (may use canonical `event_ts`); the time shown if left out."""
+    bid: ColumnSource | None = None
+    propensity: ColumnSource | None = None
+    context: dict[str, ColumnSource] = {}
+    """Further columns known at the impression, by feature name."""
+    outcomes: dict[str, InlineOutcome] = {}
+    """Outcomes kept as flags on the row, by outcome type."""
+    after_impression: list[str] = []
+    """Raw columns known only after the impression: refused as context."""
+
+
+class OutcomesFeed(Feed):
+    """One row per outcome, in a feed of its own, joined by impression id."""
+
+    kind: Literal["outcomes"]
+    id: list[str]
+    impression_id: list[str]
+    """Raw columns that make the impression's id, in the order of the impressions feed's `id`."""
+    outcome_type: ColumnSource
+    event_ts: ColumnSource
+    known_ts: ColumnSource | None = None
+    value: ColumnSource | None = None
+
+
+class EventsFeed(Feed):
+    """One row per user action that is no impression of ours: organic views, searches, purchases."""
+
+    kind: Literal["events"]
+    id: list[str]
+    user_id: ColumnSource
+    item_id: ColumnSource
+    surface: ColumnSource
+    event_type: ColumnSource
+    event_ts: ColumnSource
+    known_ts: ColumnSource | None = None
+    value: ColumnSource | None = None
+
+
+class SequencesFeed(Feed):
+    """One row per user with lists of items, oldest first, without times of their own.
+
+    The last item of each list is given `last_ts`; earlier ones lie `spacing` apart before it. Such
+    events are flagged `time_is_synthetic` and become known at `last_ts`.
+    """
+
+    kind: Literal["sequences"]
+    user_id: ColumnSource
+    last_ts: ColumnSource
+    spacing: Duration = timedelta(seconds=60)
+    surface: str
+    sequences: dict[str, str]
+    """Raw list column by event type."""
+
+
+class AttributesFeed(Feed):
+    """One row per user or ad (and time) with attributes."""
+
+    kind: Literal["attributes"]
+    entity: Literal["user", "ad"]
+    key: ColumnSource
+    known_ts: ColumnSource | None = None
+    """When the row became known. Left out: undated, see `features.use_undated_attributes`."""
+    attributes: dict[str, ColumnSource]
+    """Attributes by name; the feature's name is `<entity>_<name>`."""
+
+
+AnyFeed = Annotated[
+    ImpressionsFeed | OutcomesFeed | EventsFeed | SequencesFeed | AttributesFeed,
+    Field(discriminator="kind"),
+]
+
+
+class Vertical(Settings):
+    """A group of surfaces served by one student."""
+
+    surfaces: list[str]
+    tasks: list[str] | None = None
+    """Tasks this vertical's student predicts; every vertical-level task if left out."""
+
+
+class Domain(Settings):
+    """A platform: the verticals that share a domain student."""
+
+    verticals: dict[str, Vertical]
+
+
+class Task(Settings):
+    """A binary outcome to predict."""
+
+    outcomes: list[str]
+    """Outcome types that make the label 1."""
+    window: Duration
+    """Attribution window after the impression; the label is mature when it has closed."""
+    level: Literal["vertical", "domain"] = "vertical"
+    """`vertical`: predicted by every model. `domain`: by the teacher and the domain students."""
+
+
+class VocabularyRule(Settings):
+    """Which values of a field get an embedding row of their own."""
+
+    min_count: int = Field(default=10, ge=1)
+    """A value is admitted once seen this often before the training cut-off."""
+
+
+class Features(Settings):
+    """What the models read of an impression, all of it known before the impression."""
+
+    categorical: list[str]
+    """Columns that get embeddings: ids, surface, hour, context, attributes."""
+    numeric: list[str] = []
+    """Columns read as numbers."""
+    entities: dict[str, list[str]]
+    """What counts are kept of, by name: the columns that make its key."""
+    counts: dict[str, list[str]]
+    """What is counted, by name: the event types."""
+    windows_days: list[int] = [1, 7, 30]
+    """Whole days before the impression's day that a count covers, today's part always added."""
+    vocabulary: VocabularyRule = VocabularyRule()
+    vocabulary_by_field: dict[str, VocabularyRule] = {}
+    use_undated_attributes: bool = False
+    """Whether attributes without a known time are read. They may tell of the future."""
+
+
+class LogContract(Settings):
+    """A raw log, described once."""
+
+    name: str
+    """Short name, used for the model family."""
+    title: str
+    licence: str = ""
+    time_zone: str
+    """The time zone in which a day is a day."""
+    first_day: date
+    """First arrival day that the log holds."""
+    last_day: date | None = None
+    """Last arrival day of a closed log; none where the log grows daily."""
+    day_closes_after: Duration = timedelta(hours=1)
+    """How long after midnight a day's rows may still arrive: the schedule's lag."""
+    feeds: dict[str, AnyFeed]
+    domains: dict[str, Domain]
+    tasks: dict[str, Task]
+    features: Features
+    timeline_event_types: list[str]
+    """Event types that enter user histories."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(
+                f"unknown time zone {value!r}; use a name such as Europe/Berlin"
+            ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LogContract:
+        _check_names(self)
+        _check_feeds(self)
+        _check_surfaces(self)
+        _check_features(self)
+        return self
+
+    @property
+    def impressions(self) -> ImpressionsFeed:
+        """The one impressions feed."""
+        return next(f for f in self.feeds.values() if isinstance(f, ImpressionsFeed))
+
+    @property
+    def surface_vertical(self) -> dict[str, tuple[str, str]]:
+        """(domain, vertical) by surface."""
+        return {
+            surface: (domain_name, vertical_name)
+            for domain_name, domain in self.domains.items()
+            for vertical_name, vertical in domain.verticals.items()
+            for surface in vertical.surfaces
+        }
+
+    @property
+    def feature_columns(self) -> list[str]:
+        """Every column that a feature may name."""
+        return [
+            *BASE_FEATURE_COLUMNS,
+            *self.impressions.context,
+            *self.attribute_columns("user"),
+            *self.attribute_columns("ad"),
+        ]
+
+    @property
+    def outcome_types(self) -> list[str]:
+        """Every outcome type that some task or inline flag names, sorted."""
+        named = {o for task in self.tasks.values() for o in task.outcomes}
+        return sorted(named | set(self.impressions.outcomes))
+
+    def vertical_tasks(self, domain: str, vertical: str) -> list[str]:
+        """Tasks that a vertical's student predicts."""
+        own = self.domains[domain].verticals[vertical].tasks
+        return own or [name for name, task in self.tasks.items() if task.level == "vertical"]
+
+    def attribute_columns(self, entity: str) -> list[str]:
+        """Feature names of an entity's attributes, in feed order; undated ones only if wanted."""
+        return [
+            f"{entity}_{name}" for feed in self.attribute_feeds(entity) for name in feed.attributes
+        ]
+
+    def attribute_feeds(self, entity: str) -> list[AttributesFeed]:
+        """Attribute feeds of an entity that features may read."""
+        return [
+            feed
+            for feed in self.feeds.values()
+            if isinstance(feed, AttributesFeed)
+            and feed.entity == entity
+            and (feed.known_ts is not None or self.features.use_undated_attributes)
+        ]
+
+
+def _check_names(contract: LogContract) -> None:
+    names = [
+        contract.name,
+        *contract.feeds,
+        *contract.tasks,
+        *contract.domains,
+        *(name for domain in contract.domains.values() for name in domain.verticals),
+        *contract.features.entities,
+        *contract.features.counts,
+    ]
+    for name in names:
+        if _NAME.match(name) is None:
+            raise ValueError(f"a name is lower case letters, digits and _; found {name!r}")
+
+
+def _check_feeds(contract: LogContract) -> None:
+    kinds = [feed.kind for feed in contract.feeds.values()]
+    if kinds.count("impressions") != 1:
+        raise ValueError(f"feeds: exactly one is of kind `impressions`; found {kinds}")
+    impressions = contract.impressions
+    for name, source in impressions.context.items():
+        text = source.sql
+        for column in impressions.after_impression:
+            if re.search(rf"\b{re.escape(column)}\b", text):
+                raise ValueError(
+                    f"feeds: context {name!r} reads {column!r}, which is known only after the "
+                    "impression; remove it from `context`"
+                )
+
+
+def _check_surfaces(contract: LogContract) -> None:
+    seen: dict[str, str] = {}
+    for domain_name, domain in contract.domains.items():
+        for vertical_name, vertical in domain.verticals.items():
+            for surface in vertical.surfaces:
+                place = f"{domain_name}.{vertical_name}"
+                if surface in seen:
+                    raise ValueError(
+                        f"domains: surface {surface!r} is in {seen[surface]} and in {place}; "
+                        "a surface belongs to one vertical"
+                    )
+                seen[surface] = place
+            for task in vertical.tasks or []:
+                if task not in contract.tasks:
+                    raise ValueError(
+                        f"domains.{domain_name}.verticals.{vertical_name}.tasks: unknown task "
+                        f"{task!r}; the tasks are {sorted(contract.tasks)}"
+                    )
+            if not contract.vertical_tasks(domain_name, vertical_name):
+                raise ValueError(f"domains.{domain_name}.verticals.{vertical_name}: no task")
+
+
+def _check_features(contract: LogContract) -> None:
+    known = contract.feature_columns
+    features = contract.features
+    wanted = {
+        "categorical": features.categorical,
+        "numeric": features.numeric,
+        **{f"entities.{name}": key for name, key in features.entities.items()},
+    }
+    for place, columns in wanted.items():
+        for column in columns:
+            if column not in known:
+                near = difflib.get_close_matches(column, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(known)}"
+                raise ValueError(f"features.{place}: unknown column {column!r}{hint}")
+    contextual = set(contract.impressions.context)
+    for name, key in features.entities.items():
+        if contextual & set(key):
+            raise ValueError(
+                f"features.entities.{name}: counts are kept of users, ads, surfaces and their "
+                f"attributes; found context {sorted(contextual & set(key))}"
+            )
+
+
+def load_contract(path: Path) -> LogContract:
+    """Read a contract from YAML.
+
+    Args:
+        path: The contract's file.
+
+    Returns:
+        The checked contract.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or breaks a rule of the contract.
+    """
+    if not path.is_file():
+        raise ConfigError(f"contract: no file {path}; give the path of a log contract (YAML)")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"contract {path.name}: not YAML: {error}") from error
+    return checked(LogContract, raw, f"contract {path.name}")

@@ -1,0 +1,366 @@
+"""Delta tables through delta-rs: whole partitions replaced in one commit, versions pinned.
+
+A table's Parquet files lie under `<table>/data/run=<run id>/day=<day>/` where their writer put
+them; a commit makes them part of the table and, in the same transaction, removes the day's earlier
+files. A commit says in its metadata what was written (digest, rows, files) and from what.
+
+No Spark here: `jobs/spark/tables.py` writes and reads the files on a cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as dataset
+import pyarrow.parquet as pq
+from deltalake import DeltaTable, Schema
+from deltalake.transaction import (
+    AddAction,
+    CommitProperties,
+    Transaction,
+    create_table_with_add_actions,
+)
+
+from jobs.errors import ConfigError
+
+METADATA_KEY = "lapidary"
+_MAX_STRING_STATISTIC = 32
+
+
+@dataclass(frozen=True)
+class PartitionCommit:
+    """What a commit says about the day it replaced."""
+
+    day: str
+    digest: str
+    """Hash of the day's rows, whatever their order or files."""
+    rows: int
+    files: list[str]
+    """Paths of the day's files, relative to the table."""
+    run_id: str
+    config_hash: str
+    code_hash: str
+    inputs: dict[str, int | None] = field(default_factory=dict)
+    """Table versions that the rows were made from."""
+
+
+def open_table(uri: str, version: int | None = None) -> DeltaTable | None:
+    """A table at a version (the newest if None); None where no table is."""
+    if not DeltaTable.is_deltatable(uri):
+        return None
+    return DeltaTable(uri, version=version)
+
+
+def latest_version(uri: str) -> int | None:
+    """Newest version of a table; None where no table is."""
+    table = open_table(uri)
+    return None if table is None else table.version()
+
+
+def _root(table: DeltaTable) -> str:
+    return table.table_uri.removeprefix("file://").rstrip("/")
+
+
+def partition_days(table: DeltaTable | None) -> list[date]:
+    """Days that a table holds, in order."""
+    if table is None:
+        return []
+    return sorted({date.fromisoformat(day["day"]) for day in table.partitions()})
+
+
+def day_files(table: DeltaTable, days: Iterable[date] | None = None) -> list[str]:
+    """Absolute paths of a table's files, of the given days or of all."""
+    wanted = None if days is None else {day.isoformat() for day in days}
+    actions = pa.table(table.get_add_actions(flatten=True))
+    root = _root(table)
+    paths = actions.column("path").to_pylist()
+    if "partition.day" not in actions.column_names:
+        return sorted(f"{root}/{path}" for path in paths)
+    return sorted(
+        f"{root}/{path}"
+        for path, day in zip(paths, actions.column("partition.day").to_pylist(), strict=True)
+        if wanted is None or str(day) in wanted
+    )
+
+
+def read_days(
+    uri: str,
+    days: Sequence[date] | None = None,
+    columns: list[str] | None = None,
+    version: int | None = None,
+) -> pa.Table:
+    """Read days of a table into memory.
+
+    Args:
+        uri: Table.
+        days: Days to read; all if None. A day that the table lacks yields no rows.
+        columns: Columns to read; all if None.
+        version: Version to read; the newest if None.
+
+    Returns:
+        The rows. Their order is that of the files.
+
+    Raises:
+        ConfigError: No such table.
+    """
+    table = open_table(uri, version)
+    if table is None:
+        raise ConfigError(f"no Delta table at {uri}; run the job that writes it first")
+    schema = pa.schema(table.schema())
+    # Arrow reads the files itself. Through the file system that delta-rs offers it, one process in
+    # three aborted at exit ("terminate called without an active exception").
+    layout = pa.schema([("run", pa.string()), ("day", pa.date32())])
+    files = dataset.dataset(
+        day_files(table, days),
+        schema=schema,
+        format="parquet",
+        partitioning=dataset.partitioning(layout, flavor="hive"),
+        partition_base_dir=f"{_root(table)}/data",
+    )
+    return files.to_table(columns=columns or schema.names)
+
+
+def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:
+    """The commit that wrote each day, where its files are still the day's files."""
+    if table is None:
+        return {}
+    live: dict[str, set[str]] = {}
+    actions = pa.table(table.get_add_actions(flatten=True))
+    for path, day in zip(
+        actions.column("path").to_pylist(),
+        actions.column("partition.day").to_pylist(),
+        strict=True,
+    ):
+        live.setdefault(str(day), set()).add(path)
+    found: dict[date, PartitionCommit] = {}
+    for entry in table.history():
+        text = entry.get(METADATA_KEY)
+        if text is None:
+            continue
+        commit = PartitionCommit(**(json.loads(text) if isinstance(text, str) else text))
+        day = date.fromisoformat(commit.day)
+        if day not in found and live.get(commit.day) == set(commit.files):
+            found[day] = commit
+    return found
+
+
+def replace_day(uri: str, schema: pa.Schema, commit: PartitionCommit) -> int:
+    """Make files the content of one day, in one commit.
+
+    Args:
+        uri: Table; made if absent.
+        schema: Columns of the table, `day` included.
+        commit: The day, its files (already written below the table) and what they came from.
+
+    Returns:
+        The table's new version.
+
+    Raises:
+        CommitFailedError: Another writer replaced the day meanwhile. Retry the job, not the commit.
+    """
+    assert commit.rows > 0, "an empty write never replaces a partition"
+    adds = [_add_action(uri, path, {"day": commit.day}) for path in commit.files]
+    properties = CommitProperties(custom_metadata={METADATA_KEY: json.dumps(asdict(commit))})
+    table = open_table(uri)
+    if table is None:
+        create_table_with_add_actions(
+            uri, Schema.from_arrow(schema), adds, partition_by=["day"], commit_properties=properties
+        )
+        return 0
+    table.create_write_transaction(
+        adds,
+        "overwrite",
+        Schema.from_arrow(_widened(uri, pa.schema(table.schema()), schema)),
+        ["day"],
+        partition_filters=[("day", "=", commit.day)],
+        commit_properties=properties,
+    )
+    table.update_incremental()
+    return table.version()
+
+
+def _widened(uri: str, held: pa.Schema, written: pa.Schema) -> pa.Schema:
+    """The table's schema with the new columns of what is written; no column is ever dropped."""
+    fields = {f.name: f for f in held}
+    for new in written:
+        old = fields.setdefault(new.name, new)
+        if not _same_type(old.type, new.type):
+            raise ConfigError(
+                f"{Path(uri).name}.{new.name}: the table holds {old.type}, the run writes "
+                f"{new.type}; give the column another name or start a new LAPIDARY_HOME"
+            )
+    return pa.schema(list(fields.values()))
+
+
+def _same_type(held: pa.DataType, written: pa.DataType) -> bool:
+    if pa.types.is_list(held) and pa.types.is_list(written):
+        return _same_type(held.value_type, written.value_type)
+    return held == written
+
+
+def write_arrow_day(
+    uri: str, rows: pa.Table, day: date, order: list[str], commit: dict[str, Any]
+) -> tuple[int | None, PartitionCommit]:
+    """Replace one day by rows in memory, unless the day already holds exactly them.
+
+    Args:
+        uri: Table.
+        rows: The day's rows, without the column `day`.
+        day: The day.
+        order: Columns that order the rows, so that equal rows give equal digests.
+        commit: `run_id`, `config_hash`, `code_hash` and `inputs` of `PartitionCommit`.
+
+    Returns:
+        The new version (None if nothing changed) and the commit that holds the day.
+    """
+    rows = rows.sort_by([(name, "ascending") for name in order]).combine_chunks()
+    digest = arrow_digest(rows)
+    held = live_commits(open_table(uri)).get(day)
+    if held is not None and held.digest == digest:
+        return None, held
+    path = f"data/run={commit['run_id']}/day={day.isoformat()}/{digest}.parquet"
+    target = Path(uri) / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(f".{os.getpid()}.partial")
+    pq.write_table(rows, partial, compression="zstd")
+    partial.replace(target)
+    record = PartitionCommit(
+        day=day.isoformat(), digest=digest, rows=rows.num_rows, files=[path], **commit
+    )
+    schema = rows.schema.append(pa.field("day", pa.date32()))
+    return replace_day(uri, schema, record), record
+
+
+def arrow_digest(rows: pa.Table) -> str:
+    """Hash of a table's names, types and values, in their order."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema.remove_metadata()) as writer:
+        for batch in rows.replace_schema_metadata(None).combine_chunks().to_batches():
+            writer.write_batch(batch)
+    return hashlib.sha256(sink.getvalue()).hexdigest()[:32]
+
+
+def append_numbered(
+    uri: str, rows: pa.Table, app_id: str, number: int, snapshot: DeltaTable | None
+) -> int:
+    """Append rows as application transaction `number`, only if it is the next one.
+
+    Compare-and-set: the commit starts from `snapshot`; a writer that came between makes it fail.
+
+    Args:
+        uri: Table; made if `snapshot` is None.
+        rows: Rows to append.
+        app_id: Application id.
+        number: 1 for the first transaction of `app_id`, then counting up.
+        snapshot: The table as the decision to write saw it.
+
+    Returns:
+        The new version.
+
+    Raises:
+        StaleSnapshot: `number` does not follow the snapshot's, or another writer came first.
+    """
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    seen = 0 if snapshot is None else (snapshot.transaction_version(app_id) or 0)
+    if number != seen + 1:
+        raise StaleSnapshot(f"{app_id}: transaction {number} does not follow {seen}")
+    name = f"data/{app_id}-{number:08d}-{os.urandom(8).hex()}.parquet"
+    target = Path(uri) / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, target, compression="zstd")
+    add = _add_action(uri, name, {})
+    properties = CommitProperties(
+        app_transactions=[Transaction(app_id, number)], max_commit_retries=0
+    )
+    schema = Schema.from_arrow(rows.schema)
+    try:
+        if snapshot is None:
+            create_table_with_add_actions(
+                uri, schema, [add], mode="error", commit_properties=properties
+            )
+            return 0
+        snapshot.create_write_transaction([add], "append", schema, commit_properties=properties)
+    except (CommitFailedError, DeltaError) as error:
+        raise StaleSnapshot(f"{app_id}: another writer committed {number} first") from error
+    snapshot.update_incremental()
+    return snapshot.version()
+
+
+class StaleSnapshot(Exception):
+    """The table has moved on since it was read."""
+
+
+def _add_action(uri: str, path: str, partition: dict[str, str]) -> AddAction:
+    absolute = Path(uri) / path
+    status = absolute.stat()
+    statistics = json.dumps(parquet_statistics(absolute))
+    values: dict[str, str | None] = dict(partition)
+    return AddAction(path, status.st_size, values, int(status.st_mtime * 1000), True, statistics)
+
+
+def parquet_statistics(path: Path) -> dict[str, Any]:
+    """Delta statistics of a Parquet file: rows, nulls, and bounds that never exclude a value.
+
+    Strings are left without bounds where they would have to be cut; the maximum of a time is
+    rounded up to the millisecond that the Delta log keeps.
+    """
+    metadata = pq.read_metadata(path)
+    low: dict[str, Any] = {}
+    high: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    for index, name in _flat_columns(metadata):
+        chunks = [
+            metadata.row_group(g).column(index).statistics for g in range(metadata.num_row_groups)
+        ]
+        if any(s is None or not s.has_null_count for s in chunks):
+            continue
+        nulls[name] = sum(s.null_count for s in chunks)
+        bounds = [(s.min, s.max) for s in chunks if s.has_min_max]
+        if len(bounds) != len(chunks):
+            continue
+        pair = _bounds(min(b[0] for b in bounds), max(b[1] for b in bounds))
+        if pair is not None:
+            low[name], high[name] = pair
+    return {
+        "numRecords": metadata.num_rows,
+        "minValues": low,
+        "maxValues": high,
+        "nullCount": nulls,
+    }
+
+
+def _flat_columns(metadata: pq.FileMetaData) -> list[tuple[int, str]]:
+    columns = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+    return [(i, c.name) for i, c in enumerate(columns) if c.path == c.name]
+
+
+def _bounds(low: Any, high: Any) -> tuple[Any, Any] | None:
+    if isinstance(low, bool) or not isinstance(low, int | float | str | datetime | date):
+        return None
+    if isinstance(low, str):
+        return None if max(len(low), len(high)) > _MAX_STRING_STATISTIC else (low, high)
+    if isinstance(low, float):
+        return None if low != low or high != high else (low, high)
+    if isinstance(low, datetime):
+        up = high.microsecond % 1000 and 1000 - high.microsecond % 1000
+        return _milliseconds(low, 0), _milliseconds(high, up)
+    if isinstance(low, date):
+        return low.isoformat(), high.isoformat()
+    return low, high
+
+
+def _milliseconds(moment: datetime, extra_microseconds: int) -> str:
+    from datetime import UTC, timedelta
+
+    moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    moment += timedelta(microseconds=extra_microseconds)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"

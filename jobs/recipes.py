@@ -1,0 +1,124 @@
+"""Recipes: named, complete settings of a retrain. A recipe derives from another by a few changes.
+
+`RECIPES` lists them; `jobs.resolve_config --recipe NAME` chooses one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+
+from jobs.config import (
+    REPOSITORY,
+    Distillation,
+    Network,
+    Recipe,
+    Resources,
+    Student,
+    Timeline,
+    Training,
+    Trial,
+    Windows,
+    lapidary_home,
+)
+from jobs.contract import load_contract
+from jobs.errors import ConfigError
+
+
+def kuairand() -> Recipe:
+    """Retrain on the bundled log, ten days of KuaiRand-Pure.
+
+    Command: `make retrain`. Expected: see RESULTS.md.
+    """
+    return Recipe(
+        name="kuairand",
+        contract=load_contract(REPOSITORY / "infra" / "contracts" / "kuairand.yaml"),
+        log_uri=str(REPOSITORY / "infra" / "logs" / "kuairand_pure"),
+        # Two thirds of the day, so that three of the four verticals have enough rows to be judged.
+        windows=Windows(gate_hours=16),
+        timeline=Timeline(num_events=128),
+        teacher=Training(
+            network=Network(
+                width=32,
+                table_dim=16,
+                num_dense_tokens=6,
+                dense_hidden=128,
+                num_layers=2,
+                num_fm_tokens=8,
+                num_lcb_tokens=8,
+                rank=8,
+                mlp_hidden=(128,),
+                head_hidden=(64,),
+            ),
+            batch_size=512,
+            trials=(Trial(lr_dense=2e-3, lr_sparse=2e-2),),
+        ),
+        domain_student=_student(width=16, batch_size=256),
+        vertical_student=_student(width=16, batch_size=128),
+        resources=Resources(),
+    )
+
+
+def simulated() -> Recipe:
+    """Retrain on the log that `jobs.simulate_log` writes below `LAPIDARY_HOME`.
+
+    Command: `make up LOG=simulated`, then the schedule. Expected: see RESULTS.md.
+    """
+    base = kuairand()
+    return base.model_copy(
+        update={
+            "name": "simulated",
+            "contract": load_contract(REPOSITORY / "infra" / "contracts" / "simulated.yaml"),
+            "log_uri": str(lapidary_home() / "logs" / "simulated"),
+            "windows": Windows(gate_hours=16, bootstrap_days=8),
+        }
+    )
+
+
+def tiny() -> Recipe:
+    """The bundled log's last four days with the smallest models, for tests.
+
+    Command: `python -m jobs.run_local --recipe tiny --day 2022-05-03`. Expected: under a minute.
+    """
+    base = kuairand()
+    contract = base.contract.model_copy(update={"first_day": date(2022, 4, 30)})
+    return base.model_copy(update={"name": "tiny", "contract": contract})
+
+
+def _student(width: int, batch_size: int) -> Student:
+    return Student(
+        training=Training(
+            network=Network(
+                width=width,
+                table_dim=8,
+                num_dense_tokens=4,
+                dense_hidden=32,
+                num_layers=1,
+                num_fm_tokens=4,
+                num_lcb_tokens=4,
+                rank=4,
+                mlp_hidden=(32,),
+                head_hidden=(16,),
+                num_events=32,
+            ),
+            batch_size=batch_size,
+            trials=(Trial(lr_dense=2e-3, lr_sparse=2e-2),),
+        ),
+        distillation=Distillation(),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe for recipe in (kuairand, simulated, tiny)
+}
+
+
+def named_recipe(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        ConfigError: No such recipe.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"--recipe: unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name]()

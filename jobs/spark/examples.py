@@ -1,0 +1,96 @@
+"""Examples: one impression with its features, its labels and where its history ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs.contract import BASE_FEATURE_COLUMNS, LogContract
+from jobs.spark.timelines import DAY_FACTOR
+from validation import tables
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def example_rows(
+    impressions: DataFrame,
+    labels: DataFrame,
+    counts: Sequence[DataFrame],
+    history_ends: DataFrame,
+    contract: LogContract,
+) -> DataFrame:
+    """Join everything that is known of an impression.
+
+    Args:
+        impressions: Impressions with attributes; `day` is the day shown.
+        labels: The labels table's columns.
+        counts: Frames with `impression_id` and counts.
+        history_ends: `impression_id` and `history_end`.
+        contract: Says which columns are features.
+
+    Returns:
+        The examples table's columns.
+    """
+    from pyspark.sql import functions as F
+
+    features = contract.features
+    places = contract.surface_vertical
+    domain = F.create_map(*[F.lit(x) for s, (d, _) in places.items() for x in (s, d)])
+    vertical = F.create_map(*[F.lit(x) for s, (_, v) in places.items() for x in (s, v)])
+    rows = impressions.withColumns(
+        {
+            "hour": F.hour(F.from_utc_timestamp("event_ts", contract.time_zone)).cast("string"),
+            "domain": domain[F.col("surface")],
+            "vertical": vertical[F.col("surface")],
+        }
+    )
+    rows = rows.join(labels.drop("event_ts", "day"), on="impression_id", how="inner")
+    for frame in [*counts, history_ends]:
+        rows = rows.join(frame, on="impression_id", how="inner")
+    columns = example_columns(contract)
+    return rows.select(*[F.col(name).cast(kind).alias(name) for name, kind in columns.items()])
+
+
+def example_columns(contract: LogContract) -> tables.Columns:
+    """Columns of the examples table under a contract."""
+    features = contract.features
+    return tables.examples(
+        [name for name in features.categorical if name not in BASE_FEATURE_COLUMNS],
+        features.numeric,
+        count_feature_names(contract),
+        list(contract.tasks),
+    )
+
+
+def count_feature_names(contract: LogContract) -> list[str]:
+    """Names of all counts: `<entity>_<count>_<window>d`."""
+    features = contract.features
+    return [
+        f"{entity}_{name}"
+        for entity in features.entities
+        for name in tables.count_columns(list(features.counts), features.windows_days)
+    ]
+
+
+def history_ends(
+    impressions: DataFrame, today: DataFrame, timelines: DataFrame, num_events: int
+) -> DataFrame:
+    """Length of the prefix of its timeline that was known strictly before each impression.
+
+    Args:
+        impressions: `impression_id`, `user_id`, `event_ts`, `day`.
+        today: `impression_id` and `num_today`: timeline events of the user's day known before it.
+        timelines: `user_id`, `day`, `num_prior`.
+        num_events: N.
+    """
+    from pyspark.sql import functions as F
+
+    joined = impressions.select("impression_id", "user_id", "day").join(
+        timelines.select("user_id", "day", "num_prior"), on=["user_id", "day"], how="inner"
+    )
+    joined = joined.join(today, on="impression_id", how="inner")
+    new = F.least(F.col("num_today"), F.lit(DAY_FACTOR * num_events))
+    return joined.select(
+        "impression_id", (F.col("num_prior") + new).cast("int").alias("history_end")
+    )

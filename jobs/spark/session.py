@@ -1,0 +1,75 @@
+"""The Spark session that every Spark job uses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from jobs.config import Resources
+
+
+@contextmanager
+def spark_session(resources: Resources, home: str, name: str) -> Iterator[SparkSession]:
+    """Start a session, and stop it with its JVM at the end.
+
+    Args:
+        resources: Where Spark runs.
+        home: Root of all state; Spark's scratch space lies below it.
+        name: Application name.
+
+    Yields:
+        A session in UTC that writes Parquet as the tables expect it.
+    """
+    from pyspark.sql import SparkSession
+
+    if resources.spark_master.startswith("sc://"):
+        session = SparkSession.builder.remote(resources.spark_master).appName(name).getOrCreate()
+        for key, value in _sql_settings(resources).items():
+            session.conf.set(key, value)
+        yield session
+        session.stop()
+        return
+    # Workers must run this interpreter; "python3" from the path need not have pyarrow.
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    scratch = Path(home) / "cache" / "spark"
+    scratch.mkdir(parents=True, exist_ok=True)
+    builder = (
+        SparkSession.builder.master(resources.spark_master)
+        .appName(name)
+        .config("spark.driver.memory", resources.spark_driver_memory)
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.extraJavaOptions", "-XX:+UseSerialGC -XX:TieredStopAtLevel=4")
+        .config("spark.local.dir", str(scratch))
+        .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.log.level", "ERROR")
+    )
+    for key, value in _sql_settings(resources).items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def _sql_settings(resources: Resources) -> dict[str, str]:
+    return {
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": str(resources.spark_shuffle_partitions),
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        "spark.sql.parquet.compression.codec": "zstd",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
+        # Column names come from contracts and rows from logs: a bad cast must not pass silently.
+        "spark.sql.ansi.enabled": "true",
+    }

@@ -1,0 +1,176 @@
+"""Delta tables read and written by Spark: native Parquet, committed day by day through delta-rs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from jobs import delta
+from jobs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class TableWrite:
+    """What a write changed."""
+
+    version: int | None
+    """Version of the table afterwards."""
+    rows: dict[date, int]
+    """Rows by day that was written, changed or not."""
+    changed: list[date]
+    """Days whose rows differ from before."""
+    digests: dict[date, str]
+
+
+def read_table(
+    spark: SparkSession,
+    uri: str,
+    days: Sequence[date] | None = None,
+    version: int | None = None,
+) -> DataFrame:
+    """Read days of a table at a pinned version.
+
+    Args:
+        spark: Session.
+        uri: Table.
+        days: Days to read; all if None. Days that the table lacks yield no rows.
+        version: Version; the newest if None.
+
+    Raises:
+        ConfigError: No such table.
+    """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    table = delta.open_table(uri, version)
+    if table is None:
+        raise ConfigError(f"no Delta table at {uri}; run the job that writes it first")
+    schema = from_arrow_schema(pa.schema(table.schema()), prefer_timestamp_ntz=False)
+    files = delta.day_files(table, days)
+    if not files:
+        return spark.createDataFrame([], schema)
+    return (
+        spark.read.schema(schema)
+        .option("basePath", f"{uri}/data")
+        .parquet(*files)
+        .select(*schema.fieldNames())
+    )
+
+
+def write_days(
+    df: DataFrame,
+    uri: str,
+    *,
+    days: Sequence[date],
+    order: Sequence[str],
+    commit: dict[str, Any],
+    files_per_day: int = 1,
+) -> TableWrite:
+    """Replace days of a table, each in one commit; days that already hold these rows are left.
+
+    A day without rows is never replaced. Files that no commit names fall to vacuum.
+
+    Args:
+        df: Rows with a column `day`; those outside `days` are an error of ours.
+        uri: Table; made if absent.
+        days: Days that may be replaced.
+        order: Columns by which rows are sorted within a file.
+        commit: `run_id`, `config_hash`, `code_hash` and `inputs` of `PartitionCommit`.
+        files_per_day: Files that a day's rows are spread over, by hash of the first of `order`.
+
+    Returns:
+        Rows and digest of every day, and which of them changed.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    spark = df.sparkSession
+    run = _write_folder(uri, commit["run_id"])
+    path = f"{uri}/data/run={run}"
+    keys = (
+        [F.col("day")]
+        if files_per_day == 1
+        else [F.col("day"), F.pmod(F.xxhash64(order[0]), F.lit(files_per_day))]
+    )
+    (
+        df.repartition(*keys)
+        .sortWithinPartitions("day", *order)
+        .write.partitionBy("day")
+        .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+        .parquet(path)
+    )
+    files = _files_by_day(Path(path), Path(uri))
+    assert set(files) <= set(days), (
+        f"{uri}: rows of {sorted(set(files) - set(days))} outside {days}"
+    )
+    columns = df.columns
+    written = (
+        spark.read.schema(df.schema).option("basePath", path).parquet(path).select(*columns)
+        if files
+        else None
+    )
+    digests = {} if written is None else digest_by_day(written)
+    schema = to_arrow_schema(df.schema, timezone="UTC")
+    held = delta.live_commits(delta.open_table(uri))
+    changed: list[date] = []
+    for day in sorted(files):
+        rows, digest = digests[day]
+        if day in held and held[day].digest == digest:
+            continue
+        record = delta.PartitionCommit(
+            day=day.isoformat(), digest=digest, rows=rows, files=files[day], **commit
+        )
+        delta.replace_day(uri, schema, record)
+        changed.append(day)
+    return TableWrite(
+        version=delta.latest_version(uri),
+        rows={day: digests[day][0] for day in sorted(files)},
+        changed=changed,
+        digests={day: digests[day][1] for day in sorted(files)},
+    )
+
+
+def digest_by_day(df: DataFrame) -> dict[date, tuple[int, str]]:
+    """(rows, digest) of each day: a sum of row hashes, so neither order nor files matter."""
+    from pyspark.sql import functions as F
+
+    columns = sorted(c for c in df.columns if c != "day")
+    sums = [_hash_sum(F.xxhash64(F.lit(salt), *columns)) for salt in (1, 2)]
+    rows = df.groupBy("day").agg(F.count(F.lit(1)), *sums).collect()
+    return {row[0]: (row[1], f"{row[1]:x}-{int(row[2]):x}-{int(row[3]):x}") for row in rows}
+
+
+def _hash_sum(hashed: Column) -> Column:
+    from pyspark.sql import functions as F
+
+    # Split so that neither sum can overflow a long before 2^31 rows of one day.
+    low = F.sum(hashed.bitwiseAND(F.lit(0xFFFFFFFF)))
+    high = F.sum(F.shiftrightunsigned(hashed, 32))
+    return (high.cast("decimal(38,0)") * F.lit(1 << 32).cast("decimal(20,0)") + low).cast(
+        "decimal(38,0)"
+    )
+
+
+def _write_folder(uri: str, run_id: str) -> str:
+    """A folder name for this write: the run's, numbered where a retry wrote before."""
+    attempt = 0
+    while True:
+        name = f"{run_id}-{attempt}" if attempt else run_id
+        if not (Path(uri) / "data" / f"run={name}").exists():
+            return name
+        attempt += 1
+
+
+def _files_by_day(path: Path, root: Path) -> dict[date, list[str]]:
+    found: dict[date, list[str]] = {}
+    for file in sorted(path.glob("day=*/*.parquet")):
+        day = date.fromisoformat(file.parent.name.removeprefix("day="))
+        found.setdefault(day, []).append(str(file.relative_to(root)))
+    return found

@@ -1,0 +1,144 @@
+"""Table contracts: the columns of every table, with their Spark SQL types.
+
+A transform ends in a `select` of exactly these columns, and a write of anything else is refused.
+Columns that a log contract adds (context, attributes, counts, labels) are passed in by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+Columns = dict[str, str]
+
+EVENTS: Columns = {
+    "event_id": "string",
+    "user_id": "string",
+    "item_id": "string",
+    "surface": "string",
+    "event_type": "string",
+    "value": "double",
+    "event_ts": "timestamp",
+    "known_ts": "timestamp",
+    "time_is_synthetic": "boolean",
+    "impression_id": "string",
+    "day": "date",
+}
+
+OUTCOMES: Columns = {
+    "outcome_id": "string",
+    "impression_id": "string",
+    "outcome_type": "string",
+    "value": "double",
+    "event_ts": "timestamp",
+    "known_ts": "timestamp",
+    "day": "date",
+}
+
+QUARANTINE: Columns = {
+    "feed": "string",
+    "reason": "string",
+    "source_file": "string",
+    "row": "string",
+    "day": "date",
+}
+
+TIMELINES: Columns = {
+    "user_id": "string",
+    "num_prior": "int",
+    "num_cut": "int",
+    "event_type": "array<string>",
+    "surface": "array<string>",
+    "item_id": "array<string>",
+    "value": "array<double>",
+    "event_ts": "array<timestamp>",
+    "known_ts": "array<timestamp>",
+    "time_is_synthetic": "array<boolean>",
+    "day": "date",
+}
+
+
+def impressions(context: Mapping[str, str]) -> Columns:
+    """One ad shown; `day` is the arrival day, `event_day` the day it was shown."""
+    return {
+        "impression_id": "string",
+        "user_id": "string",
+        "ad_id": "string",
+        "surface": "string",
+        "event_ts": "timestamp",
+        "known_ts": "timestamp",
+        "bid": "double",
+        "propensity": "double",
+        **context,
+        "event_day": "date",
+        "day": "date",
+    }
+
+
+def attributes(names: Sequence[str]) -> Columns:
+    """Attributes of one user or ad from `known_ts` on; undated ones are known since 1970."""
+    return {
+        "entity_id": "string",
+        "known_ts": "timestamp",
+        **dict.fromkeys(names, "string"),
+        "day": "date",
+    }
+
+
+def labels(tasks: Sequence[str]) -> Columns:
+    """One impression; a label is null until `mature_ts_<task>` has passed."""
+    columns: Columns = {"impression_id": "string", "event_ts": "timestamp"}
+    for task in tasks:
+        columns[f"label_{task}"] = "tinyint"
+        columns[f"mature_ts_{task}"] = "timestamp"
+    return {**columns, "day": "date"}
+
+
+def count_columns(counts: Sequence[str], windows_days: Sequence[int]) -> list[str]:
+    """Names of an entity's counts: `<count>_<window>d`."""
+    return [f"{count}_{window}d" for count in counts for window in windows_days]
+
+
+def entity_features(
+    key: Sequence[str], counts: Sequence[str], windows_days: Sequence[int]
+) -> Columns:
+    """Counts of one entity over the last days, `day` included."""
+    return {
+        **dict.fromkeys(key, "string"),
+        **dict.fromkeys(count_columns(counts, windows_days), "bigint"),
+        "day": "date",
+    }
+
+
+def examples(
+    categorical: Sequence[str],
+    numeric: Sequence[str],
+    count_features: Sequence[str],
+    tasks: Sequence[str],
+) -> Columns:
+    """One impression with everything a model reads; `day` is the day it was shown.
+
+    `history_end` points into the user's timeline of the day: a model reads the N events before it.
+    """
+    label_columns = {
+        k: v for k, v in labels(tasks).items() if k.startswith(("label_", "mature_ts_"))
+    }
+    base = {
+        "impression_id": "string",
+        "user_id": "string",
+        "ad_id": "string",
+        "surface": "string",
+        "hour": "string",
+        "event_ts": "timestamp",
+        "known_ts": "timestamp",
+        "domain": "string",
+        "vertical": "string",
+        "history_end": "int",
+    }
+    return {
+        **base,
+        **{name: "string" for name in categorical if name not in base},
+        **dict.fromkeys(numeric, "double"),
+        **dict.fromkeys(count_features, "bigint"),
+        **label_columns,
+        "day": "date",
+    }
