@@ -1,6 +1,6 @@
 """Join each impression with its features, its labels and the place where its history ends.
 
-Reads `impressions`, `labels`, `timelines`, `<entity>_features`, `events` and attributes. Writes
+Reads `impressions`, `labels`, `timelines`, `entity_features`, `events` and attributes. Writes
 `examples`, one commit per day of impression. Guarantees: nothing known at or after an impression
 is in its features or its history.
 
@@ -12,12 +12,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from jobs.build_features import counted_events, entity_table
+from jobs.build_features import TABLE as FEATURES
+from jobs.build_features import counted_events
 from jobs.command import JobSummary, main
 from jobs.config import RunConfig
 from jobs.spark.build import Build
 from jobs.spark.examples import example_rows, history_ends
-from jobs.spark.features import counts_at_impressions, event_counts, today_counts
+from jobs.spark.features import by_entity, counts_at_impressions, event_counts, today_counts
 from jobs.spark.session import spark_session
 
 if TYPE_CHECKING:
@@ -41,28 +42,28 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     for entity, on in (("user", "user_id"), ("ad", "ad_id")):
         shown = tables.with_attributes(shown, entity, on, "event_ts")
     shown = shown.persist()
-    counted = counted_events(tables, days).persist()
+    names = list(features.counts)
+    queries = by_entity(shown, features.entities, ["day", "event_ts", "impression_id"])
     day_before = [day - timedelta(days=1) for day in days]
-    counts = [
-        counts_at_impressions(
-            shown,
-            counted,
-            tables.read(entity_table(entity), day_before),
-            entity,
-            key,
-            list(features.counts),
-            features.windows_days,
-        )
-        for entity, key in features.entities.items()
-    ]
-    new_events = event_counts(
+    counts = counts_at_impressions(
+        today_counts(queries, counted_events(tables, days), names),
+        tables.read(FEATURES, day_before),
+        features.entities,
+        names,
+        features.windows_days,
+    )
+    user = {"user": ["user_id"]}
+    events = event_counts(
         tables.read("events", days), {"num": config.contract.timeline_event_types}
     )
-    today = today_counts(shown, new_events, ["user_id"], ["num"])
+    today = today_counts(
+        by_entity(shown, user, ["day", "event_ts", "impression_id"]),
+        by_entity(events, user, ["day", "known_ts", "num"]),
+        ["num"],
+    )
     ends = history_ends(shown, today, tables.read("timelines", days), config.timeline.num_events)
     rows = example_rows(shown, tables.read("labels", days), counts, ends, config.contract)
     summary = tables.write("examples", rows, days, ["event_ts", "impression_id"], "build_examples")
-    counted.unpersist()
     shown.unpersist()
     return summary
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from jobs.command import JobSummary, main
 from jobs.config import RunConfig
+from jobs.days import arrival_days, last_arrival_day, longest_window
 from jobs.spark.build import Build
 from jobs.spark.labels import label_rows
 from jobs.spark.session import spark_session
@@ -29,12 +30,12 @@ def run(config: RunConfig) -> JobSummary:
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build labels in a given session."""
     tables = Build(config, spark)
-    outcomes = tables.read("outcomes", tables.arrived(tables.longest_window))
+    outcomes = tables.read("outcomes", arrival_days(config, longest_window(config.contract)))
     rows = label_rows(
         tables.impressions(),
         outcomes,
         config.contract.tasks,
-        tables.last_day,
+        last_arrival_day(config),
         config.contract.time_zone,
     )
     return tables.write(

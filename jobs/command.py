@@ -53,6 +53,18 @@ def read_summaries(config: RunConfig) -> list[JobSummary]:
     return sorted(found, key=lambda s: s.started)
 
 
+def read_summary(config: RunConfig, job: str) -> JobSummary:
+    """Summary of a job that has run; its outputs are the versions that later jobs read.
+
+    Raises:
+        ConfigError: The job has not run.
+    """
+    path = config.run_folder / "summaries" / f"{job}.json"
+    if not path.is_file():
+        raise ConfigError(f"{job} has not run in {config.run.run_id}; run jobs.{job} first")
+    return JobSummary(**json.loads(path.read_text(encoding="utf-8")))
+
+
 def run_job(config: RunConfig, run: Callable[..., JobSummary], **arguments: Any) -> JobSummary:
     """Run a job and keep its summary.
 

@@ -236,6 +236,10 @@ class Features(Settings):
     """What counts are kept of, by name: the columns that make its key."""
     counts: dict[str, list[str]]
     """What is counted, by name: the event types."""
+    rates: dict[str, str] = {}
+    """Which counts are read as rates too: count in the numerator, count in the denominator."""
+    prior_entity: str
+    """Entity whose own rate, as known then, is the prior of every other entity's: the surface."""
     windows_days: list[int] = [1, 7, 30]
     """Whole days before the impression's day that a count covers, today's part always added."""
     vocabulary: VocabularyRule = VocabularyRule()
@@ -404,6 +408,17 @@ def _check_features(contract: LogContract) -> None:
                 near = difflib.get_close_matches(column, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(known)}"
                 raise ValueError(f"features.{place}: unknown column {column!r}{hint}")
+    for numerator, denominator in features.rates.items():
+        if not {numerator, denominator} <= set(features.counts):
+            raise ValueError(
+                f"features.rates: {numerator} / {denominator} names no count; "
+                f"the counts are {list(features.counts)}"
+            )
+    if features.prior_entity not in features.entities:
+        raise ValueError(
+            f"features.prior_entity: {features.prior_entity!r} is no entity; "
+            f"the entities are {list(features.entities)}"
+        )
     contextual = set(contract.impressions.context)
     for name, key in features.entities.items():
         if contextual & set(key):

@@ -98,12 +98,11 @@ def count_columns(counts: Sequence[str], windows_days: Sequence[int]) -> list[st
     return [f"{count}_{window}d" for count in counts for window in windows_days]
 
 
-def entity_features(
-    key: Sequence[str], counts: Sequence[str], windows_days: Sequence[int]
-) -> Columns:
+def entity_features(counts: Sequence[str], windows_days: Sequence[int]) -> Columns:
     """Counts of one entity over the last days, `day` included."""
     return {
-        **dict.fromkeys(key, "string"),
+        "entity": "string",
+        "key": "string",
         **dict.fromkeys(count_columns(counts, windows_days), "bigint"),
         "day": "date",
     }

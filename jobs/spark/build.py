@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from jobs import delta
+from jobs import days, delta
 from jobs.command import JobSummary, log
-from jobs.config import RunConfig, days_between
+from jobs.config import RunConfig
 from jobs.contract import AttributesFeed
 from jobs.ingest_log import attribute_table
 from jobs.spark.features import with_attributes
@@ -30,40 +29,18 @@ class Build:
 
     @cached_property
     def shown_days(self) -> list[date]:
-        """Days whose impressions or labels the run's arrival days may change.
+        """Days whose impressions or labels the run may change."""
+        return days.shown_days(self.config)
 
-        Late impressions reach back `max_late_days`; a label matures a window after its impression.
-        """
-        late = timedelta(days=self.config.windows.max_late_days)
-        first = self.config.plan.first_day - max(late, self.longest_window)
-        return days_between(first, self.config.plan.day)
-
-    @cached_property
-    def last_day(self) -> date:
-        """Last arrival day that the tables hold: later than the run's day in a backfill."""
-        held = delta.partition_days(delta.open_table(self.config.table("events")))
-        return max([self.config.plan.day, *held])
-
-    def arrived(self, reach: timedelta = timedelta()) -> list[date]:
-        """Arrival days on which the touched days' impressions may lie, or rows up to `reach` later."""
-        late = timedelta(days=self.config.windows.max_late_days) + reach
-        return days_between(self.shown_days[0], min(self.shown_days[-1] + late, self.last_day))
-
-    @cached_property
-    def longest_window(self) -> timedelta:
-        """The longest attribution window, in whole days."""
-        windows = [task.window / timedelta(days=1) for task in self.contract.tasks.values()]
-        return timedelta(days=math.ceil(max(windows)))
-
-    def read(self, table: str, days: Sequence[date] | None = None) -> DataFrame:
-        """Read a table."""
-        return read_table(self.spark, self.config.table(table), days)
+    def read(self, table: str, wanted: Sequence[date] | None = None) -> DataFrame:
+        """Read days of a table; all if None."""
+        return read_table(self.spark, self.config.table(table), wanted)
 
     def impressions(self) -> DataFrame:
         """Impressions shown on the touched days, whenever they arrived."""
         from pyspark.sql import functions as F
 
-        rows = self.read("impressions", self.arrived())
+        rows = self.read("impressions", days.arrival_days(self.config))
         return rows.where(F.col("event_day").isin(self.shown_days))
 
     def with_attributes(self, rows: DataFrame, entity: str, on: str, at: str) -> DataFrame:
@@ -76,7 +53,7 @@ class Build:
         return rows
 
     def write(
-        self, table: str, df: DataFrame, days: Sequence[date], order: Sequence[str], job: str
+        self, table: str, df: DataFrame, replaced: Sequence[date], order: Sequence[str], job: str
     ) -> JobSummary:
         """Replace days of a table; the summary names what was read and written."""
         inputs = self.versions()
@@ -84,7 +61,7 @@ class Build:
         written = write_days(
             df,
             self.config.table(table),
-            days=days,
+            days=replaced,
             order=order,
             commit={
                 "run_id": run.run_id,
@@ -105,10 +82,13 @@ class Build:
             job=job, inputs=inputs, outputs={table: written.version}, rows={table: rows}
         )
 
+    def version(self, table: str) -> int | None:
+        """Newest version of a table."""
+        return delta.latest_version(self.config.table(table))
+
     def versions(self) -> dict[str, int | None]:
         """Versions of the tables that rows are made from."""
-        names = ["impressions", "outcomes", "events"]
-        return {name: delta.latest_version(self.config.table(name)) for name in names}
+        return {name: self.version(name) for name in ("impressions", "outcomes", "events")}
 
 
 def merged(job: str, parts: Sequence[JobSummary]) -> JobSummary:

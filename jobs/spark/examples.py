@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs.contract import BASE_FEATURE_COLUMNS, LogContract
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 def example_rows(
     impressions: DataFrame,
     labels: DataFrame,
-    counts: Sequence[DataFrame],
+    counts: DataFrame,
     history_ends: DataFrame,
     contract: LogContract,
 ) -> DataFrame:
@@ -25,7 +24,7 @@ def example_rows(
     Args:
         impressions: Impressions with attributes; `day` is the day shown.
         labels: The labels table's columns.
-        counts: Frames with `impression_id` and counts.
+        counts: `impression_id` and the counts.
         history_ends: `impression_id` and `history_end`.
         contract: Says which columns are features.
 
@@ -46,7 +45,7 @@ def example_rows(
         }
     )
     rows = rows.join(labels.drop("event_ts", "day"), on="impression_id", how="inner")
-    for frame in [*counts, history_ends]:
+    for frame in (counts, history_ends):
         rows = rows.join(frame, on="impression_id", how="inner")
     columns = example_columns(contract)
     return rows.select(*[F.col(name).cast(kind).alias(name) for name, kind in columns.items()])
@@ -80,7 +79,7 @@ def history_ends(
 
     Args:
         impressions: `impression_id`, `user_id`, `event_ts`, `day`.
-        today: `impression_id` and `num_today`: timeline events of the user's day known before it.
+        today: As `today_counts` returns them, of the user, with the count `num`.
         timelines: `user_id`, `day`, `num_prior`.
         num_events: N.
     """
@@ -89,7 +88,7 @@ def history_ends(
     joined = impressions.select("impression_id", "user_id", "day").join(
         timelines.select("user_id", "day", "num_prior"), on=["user_id", "day"], how="inner"
     )
-    joined = joined.join(today, on="impression_id", how="inner")
+    joined = joined.join(today.select("impression_id", "num_today"), on="impression_id", how="inner")
     new = F.least(F.col("num_today"), F.lit(DAY_FACTOR * num_events))
     return joined.select(
         "impression_id", (F.col("num_prior") + new).cast("int").alias("history_end")

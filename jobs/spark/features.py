@@ -1,8 +1,9 @@
 """Point-in-time counts: how often something was seen with an entity before an impression.
 
-Days before the impression's come from the daily tables of the entity (`<entity>_features`); the
-impression's own day is counted to the microsecond from its events. Both go by `known_ts`: what was
-not known before the impression does not count.
+An entity is what counts are kept of: a user, an ad, a surface, a cross of them. Days before the
+impression's come from `entity_features`; the impression's own day is counted to the microsecond
+from its events. Both go by `known_ts`: what was not known before the impression does not count.
+All entities go through one shuffle, as rows of (entity, key).
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from validation import tables
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
+Entities = Mapping[str, Sequence[str]]
+"""Key columns by the entity's name."""
+
 
 def event_counts(events: DataFrame, counts: Mapping[str, Sequence[str]]) -> DataFrame:
     """Add a 0/1 column per count to events that some count counts.
 
     Args:
-        events: Events with the key columns of every entity.
+        events: Events.
         counts: Event types by the count's name.
     """
     from pyspark.sql import functions as F
@@ -33,71 +37,115 @@ def event_counts(events: DataFrame, counts: Mapping[str, Sequence[str]]) -> Data
     return events.where(F.col("event_type").isin(wanted)).withColumns(ones)
 
 
-def daily_counts(counted: DataFrame, key: Sequence[str], counts: Sequence[str]) -> DataFrame:
-    """One entity's counts per arrival day."""
+def by_entity(rows: DataFrame, entities: Entities, kept: Sequence[str]) -> DataFrame:
+    """Each row once per entity: columns `entity`, `key` and the kept ones.
+
+    Missing parts of a key are the empty text, so that they group and join as a value.
+    """
     from pyspark.sql import functions as F
 
-    return (
-        _with_key(counted, key)
-        .groupBy(*key, "day")
-        .agg(*[F.sum(count).alias(f"{count}_1d") for count in counts])
-    )
+    keys = [
+        F.struct(
+            F.lit(entity).alias("entity"),
+            F.concat_ws("\u0001", *[F.coalesce(F.col(c), F.lit("")) for c in key]).alias("key"),
+        )
+        for entity, key in entities.items()
+    ]
+    return rows.select(F.explode(F.array(*keys)).alias("of"), *kept).select("of.*", *kept)
+
+
+def daily_counts(counted: DataFrame, counts: Sequence[str]) -> DataFrame:
+    """Counts per entity, key and arrival day."""
+    from pyspark.sql import functions as F
+
+    sums = [F.sum(count).alias(f"{count}_1d") for count in counts]
+    return counted.groupBy("entity", "key", "day").agg(*sums)
 
 
 def rolled_up(
-    partials: DataFrame,
-    key: Sequence[str],
-    counts: Sequence[str],
-    windows_days: Sequence[int],
-    days: Sequence[date],
+    partials: DataFrame, counts: Sequence[str], windows_days: Sequence[int], days: Sequence[date]
 ) -> DataFrame:
-    """An entity's counts over the last days, as of the end of each day.
+    """Counts over the last days, as of the end of each day.
 
     Args:
-        partials: Key columns, `day` and `<count>_1d`, for the longest window before `days` too.
-        key: Key columns.
+        partials: `entity`, `key`, `day`, `<count>_1d`; for the longest window before `days` too.
         counts: Names of the counts.
-        windows_days: Windows in days.
+        windows_days: Windows in days; 1 is among them.
         days: Days to produce.
 
     Returns:
-        The columns of `validation.tables.entity_features`; a row per entity seen in the window.
+        The entity_features table's columns; a row per entity seen in the longest window.
     """
     from pyspark.sql import functions as F
 
     longest = max(windows_days)
-    spark = partials.sparkSession
-    wanted = spark.createDataFrame([(day,) for day in days], "as_of date")
+    wanted = partials.sparkSession.createDataFrame([(day,) for day in days], "as_of date")
     age = F.date_diff("as_of", "day")
     spread = partials.join(F.broadcast(wanted), on=(age >= 0) & (age < longest), how="inner")
+    zero = F.lit(0).cast("bigint")
     sums = [
-        F.sum(F.when(age < window, F.col(f"{count}_1d"))).alias(f"{count}_{window}d")
+        F.sum(F.when(age < window, F.col(f"{count}_1d")).otherwise(zero)).alias(f"{count}_{window}d")
         for count in counts
         for window in windows_days
     ]
-    named = tables.count_columns(counts, windows_days)
-    grouped = spread.groupBy(*key, F.col("as_of")).agg(*sums)
-    filled = [F.coalesce(F.col(name), F.lit(0).cast("bigint")).alias(name) for name in named]
-    return grouped.select(*key, *filled, F.col("as_of").alias("day"))
+    grouped = spread.groupBy("entity", "key", F.col("as_of").alias("day")).agg(*sums)
+    return grouped.select(*tables.entity_features(counts, windows_days))
+
+
+def today_counts(impressions: DataFrame, counted: DataFrame, counts: Sequence[str]) -> DataFrame:
+    """Counts over the impression's own day of events known strictly before it.
+
+    Args:
+        impressions: `entity`, `key`, `day` (shown), `event_ts`, `impression_id`.
+        counted: `entity`, `key`, `day` (known), `known_ts` and the counts.
+        counts: Names of the counts.
+
+    Returns:
+        `impression_id`, `entity`, `key`, `day` and `<count>_today`.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    zero = F.lit(0).cast("bigint")
+    queries = impressions.select(
+        "entity",
+        "key",
+        "day",
+        F.unix_micros("event_ts").alias("at"),
+        "impression_id",
+        *[zero.alias(count) for count in counts],
+    )
+    increments = counted.select(
+        "entity",
+        "key",
+        "day",
+        F.unix_micros("known_ts").alias("at"),
+        F.lit(None).cast("string").alias("impression_id"),
+        *counts,
+    )
+    # By value of time, not by row: what became known in the impression's own microsecond is out.
+    same = Window.partitionBy("entity", "key", "day").orderBy("at")
+    earlier = same.rangeBetween(Window.unboundedPreceding, -1)
+    so_far: list[Column] = [
+        F.coalesce(F.sum(count).over(earlier), zero).alias(f"{count}_today") for count in counts
+    ]
+    seen = queries.unionByName(increments).select("impression_id", "entity", "key", "day", *so_far)
+    return seen.where(F.col("impression_id").isNotNull())
 
 
 def counts_at_impressions(
-    impressions: DataFrame,
-    counted: DataFrame,
+    today: DataFrame,
     daily: DataFrame,
-    entity: str,
-    key: Sequence[str],
+    entities: Entities,
     counts: Sequence[str],
     windows_days: Sequence[int],
 ) -> DataFrame:
-    """An entity's counts as known strictly before each impression.
+    """Counts of every entity as known strictly before each impression.
 
     Args:
-        impressions: `impression_id`, `event_ts`, `day` (the day shown) and the key columns.
-        counted: Events with count columns; `day` is the day on which they became known.
-        daily: The entity's table, as of the end of each day.
-        entity: The entity's name, the prefix of the columns.
-        key: Key columns.
+        today: As `today_counts` returns them.
+        daily: The entity_features table, as of the end of each day.
+        entities: The entities.
         counts: Names of the counts.
         windows_days: Windows in days; each also covers the impression's own day so far.
 
@@ -106,63 +154,22 @@ def counts_at_impressions(
     """
     from pyspark.sql import functions as F
 
-    today = today_counts(impressions, counted, key, counts)
     before = daily.withColumn("day", F.date_add("day", 1))
-    joined = today.join(before, on=[*key, "day"], how="left")
+    joined = today.join(before, on=["entity", "key", "day"], how="left")
     zero = F.lit(0).cast("bigint")
-    totals = [
-        (F.col(f"{count}_today") + F.coalesce(F.col(f"{count}_{window}d"), zero)).alias(
-            f"{entity}_{count}_{window}d"
-        )
-        for count in counts
-        for window in windows_days
+    names = [(count, window) for count in counts for window in windows_days]
+    totals = F.array(
+        *[F.col(f"{c}_today") + F.coalesce(F.col(f"{c}_{w}d"), zero) for c, w in names]
+    )
+    listed = F.map_from_entries(F.collect_list(F.struct("entity", totals.alias("totals"))))
+    rows = joined.groupBy("impression_id").agg(listed.alias("of"))
+    rows = rows.select("impression_id", *[F.col("of")[entity].alias(entity) for entity in entities])
+    columns = [
+        F.col(entity)[i].alias(f"{entity}_{count}_{window}d")
+        for entity in entities
+        for i, (count, window) in enumerate(names)
     ]
-    return joined.select("impression_id", *totals)
-
-
-def today_counts(
-    impressions: DataFrame, counted: DataFrame, key: Sequence[str], counts: Sequence[str]
-) -> DataFrame:
-    """Counts over the impression's own day of events known strictly before it.
-
-    Returns:
-        `impression_id`, the key, `day` and `<count>_today`.
-    """
-    from pyspark.sql import Window
-    from pyspark.sql import functions as F
-
-    queries = _with_key(impressions, key).select(
-        *key,
-        "day",
-        F.unix_micros("event_ts").alias("at"),
-        "impression_id",
-        *[F.lit(0).cast("bigint").alias(count) for count in counts],
-    )
-    increments = _with_key(counted, key).select(
-        *key,
-        "day",
-        F.unix_micros("known_ts").alias("at"),
-        F.lit(None).cast("string").alias("impression_id"),
-        *counts,
-    )
-    # By value of time, not by row: what became known in the impression's own microsecond is out.
-    earlier = (
-        Window.partitionBy(*key, "day").orderBy("at").rangeBetween(Window.unboundedPreceding, -1)
-    )
-    so_far: list[Column] = [
-        F.coalesce(F.sum(count).over(earlier), F.lit(0).cast("bigint")).alias(f"{count}_today")
-        for count in counts
-    ]
-    both = queries.unionByName(increments)
-    seen = both.select("impression_id", *key, "day", *so_far)
-    return seen.where(F.col("impression_id").isNotNull())
-
-
-def _with_key(df: DataFrame, key: Sequence[str]) -> DataFrame:
-    """Missing parts of a key as the empty text, so that they join and group as a value."""
-    from pyspark.sql import functions as F
-
-    return df.withColumns({name: F.coalesce(F.col(name), F.lit("")) for name in key})
+    return rows.select("impression_id", *columns)
 
 
 def with_attributes(
@@ -171,7 +178,7 @@ def with_attributes(
     """Attributes of a user or ad as known strictly before a moment.
 
     Args:
-        rows: Rows with the columns `on` and `at` and a unique `row_id`.
+        rows: Rows with the columns `on` and `at`.
         attributes: `entity_id`, `known_ts` and the attributes.
         on: Column of `rows` with the entity's id.
         at: Column of `rows` with the moment.

@@ -123,6 +123,8 @@ def write_days(
     for day in sorted(files):
         rows, digest = digests[day]
         if day in held and held[day].digest == digest:
+            for file in files[day]:
+                (Path(uri) / file).unlink()
             continue
         record = delta.PartitionCommit(
             day=day.isoformat(), digest=digest, rows=rows, files=files[day], **commit

@@ -1,0 +1,353 @@
+"""What models read, as arrays: examples and histories packed once per run.
+
+`jobs.pack_examples` writes them below the run's folder; every training and scoring job maps them
+into memory. Rows lie in order of time. No values are left, only numbers: rows of embedding tables,
+dense features, labels, and where each row's history lies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from jobs.contract import IMPRESSION, Features, LogContract
+from jobs.vocabulary import EVENT_TYPE, Vocabulary
+from model.batch import Batch, JaggedEvents
+
+PSEUDO_IMPRESSIONS = 10.0
+"""Strength of the prior in smoothed rates, in impressions."""
+
+EVENT_FIELDS = {"item_id": "ad_id", "event_type": EVENT_TYPE, "surface": "surface"}
+"""Categorical attributes of an event in a timeline, and the embedding table each one reads."""
+
+_MICROSECONDS = 1_000_000
+_ARRAYS = (
+    "categorical",
+    "dense",
+    "labels",
+    "mature_us",
+    "event_us",
+    "user",
+    "domain",
+    "vertical",
+    "timeline",
+    "history_end",
+    "event_offsets",
+    "event_categorical",
+    "event_dense",
+    "event_us_flat",
+)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Names of everything a model reads, in order."""
+
+    categorical: list[str]
+    dense: list[str]
+    tasks: list[str]
+    domains: list[str]
+    verticals: list[str]
+    """`<domain>-<vertical>`."""
+    table_rows: dict[str, int]
+    """Rows of each embedding table at `vocabulary_version`."""
+    vocabulary_version: int | None
+
+    @property
+    def num_event_dense(self) -> int:
+        """Dense features of an event: log age, log value, whether its time is synthetic."""
+        return 3
+
+
+def input_spec(contract: LogContract, vocabulary: Vocabulary) -> InputSpec:
+    """What models of a contract read."""
+    fields = [*contract.features.categorical, EVENT_TYPE]
+    return InputSpec(
+        categorical=list(contract.features.categorical),
+        dense=dense_names(contract.features),
+        tasks=list(contract.tasks),
+        domains=list(contract.domains),
+        verticals=[f"{d}-{v}" for d, domain in contract.domains.items() for v in domain.verticals],
+        table_rows={field: vocabulary.num_rows(field) for field in fields},
+        vocabulary_version=vocabulary.version,
+    )
+
+
+def dense_names(features: Features) -> list[str]:
+    """Names of the dense features, in order."""
+    names = list(features.numeric)
+    for entity in features.entities:
+        for window in features.windows_days:
+            names += [f"log_{entity}_{count}_{window}d" for count in features.counts]
+            names += [f"rate_{entity}_{count}_{window}d" for count in features.rates]
+    return names
+
+
+def dense_features(examples: pa.Table, features: Features) -> np.ndarray:
+    """Dense features of examples.
+
+    A count n is read as log(1 + n). A rate is read as the log-odds of (c + a p) / (n + a), where c
+    of n had the outcome, a is `PSEUDO_IMPRESSIONS`, and p is the same rate of the prior entity
+    (the surface) over its longest window, as known at the impression. A number x is read as
+    sign(x) log(1 + |x|); a missing one stays NaN.
+
+    Returns:
+        float32, rows x features, in the order of `dense_names`.
+    """
+
+    def count(entity: str, name: str, window: int) -> np.ndarray:
+        return examples[f"{entity}_{name}_{window}d"].to_numpy().astype(np.float64)
+
+    longest = max(features.windows_days)
+    prior = {}
+    for name, shown in features.rates.items():
+        c, n = (count(features.prior_entity, x, longest) for x in (name, shown))
+        prior[name] = np.minimum((c + 0.5) / (n + 1.0), 1.0 - 1e-3)
+    columns = []
+    for name in features.numeric:
+        values = examples[name].to_numpy(zero_copy_only=False).astype(np.float64)
+        columns.append(np.sign(values) * np.log1p(np.abs(values)))
+    for entity in features.entities:
+        for window in features.windows_days:
+            columns += [np.log1p(count(entity, name, window)) for name in features.counts]
+            for name, shown in features.rates.items():
+                p = prior[name]
+                c, n = count(entity, name, window), count(entity, shown, window)
+                rate = (np.minimum(c, n) + PSEUDO_IMPRESSIONS * p) / (n + PSEUDO_IMPRESSIONS)
+                columns.append(np.log(rate) - np.log1p(-rate))
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def smoothed_log_odds(
+    dense: np.ndarray, spec: InputSpec, contract: LogContract, task: str
+) -> np.ndarray:
+    """The counting baseline: log-odds of surface, item and user rates, added.
+
+    logit p = logit p_surface + (logit p_ad - logit p_surface) + (logit p_user - logit p_surface),
+    every rate as known at the impression and smoothed towards its surface's.
+
+    Args:
+        dense: Dense features.
+        spec: Names of them.
+        contract: Says which count a task's outcomes are.
+        task: The task.
+
+    Returns:
+        Logits (natural log-odds).
+    """
+    features = contract.features
+    outcomes = set(contract.tasks[task].outcomes)
+    count = next(
+        name
+        for name in features.rates
+        if set(features.counts[name]) == outcomes
+        and features.counts[features.rates[name]] == [IMPRESSION]
+    )
+    longest = max(features.windows_days)
+
+    def rate(entity: str) -> np.ndarray:
+        return dense[:, spec.dense.index(f"rate_{entity}_{count}_{longest}d")].astype(np.float64)
+
+    own = {tuple(key): entity for entity, key in features.entities.items()}
+    surface, ad, user = (rate(own[(key,)]) for key in ("surface", "ad_id", "user_id"))
+    return ad + user - surface
+
+
+class Packed:
+    """The packed arrays of one run, mapped into memory."""
+
+    def __init__(self, folder: Path) -> None:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        self.spec = InputSpec(**meta["spec"])
+        self.inputs: dict[str, int | None] = meta["inputs"]
+        self.folder = folder
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        self.categorical = arrays["categorical"]
+        self.dense = arrays["dense"]
+        self.labels = arrays["labels"]
+        self.mature_us = arrays["mature_us"]
+        self.event_us = arrays["event_us"]
+        self.user = arrays["user"]
+        self.domain = arrays["domain"]
+        self.vertical = arrays["vertical"]
+        self.timeline = arrays["timeline"]
+        self.history_end = arrays["history_end"]
+        self.event_offsets = arrays["event_offsets"]
+        self.event_categorical = arrays["event_categorical"]
+        self.event_dense = arrays["event_dense"]
+        self.event_us_flat = arrays["event_us_flat"]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows."""
+        return len(self.event_us)
+
+    def impression_ids(self) -> pa.ChunkedArray:
+        """Impression ids, by row."""
+        with pa.memory_map(str(self.folder / "ids.arrow")) as source:
+            return pa.ipc.open_file(source).read_all()["impression_id"]
+
+    def batch(self, rows: np.ndarray, max_events: int) -> Batch:
+        """Rows as a model's input.
+
+        Args:
+            rows: Row numbers.
+            max_events: N of the model; 0 for a model without history.
+        """
+        return Batch(
+            categorical=torch.from_numpy(self.categorical[rows].astype(np.int64)),
+            dense=torch.from_numpy(self.dense[rows]),
+            domain=torch.from_numpy(self.domain[rows].astype(np.int64)),
+            history=self._history(rows, max_events) if max_events else None,
+        )
+
+    def _history(self, rows: np.ndarray, max_events: int) -> JaggedEvents:
+        end = self.history_end[rows].astype(np.int64)
+        length = np.minimum(end, max_events)
+        offsets = np.concatenate([[0], np.cumsum(length)])
+        first = self.event_offsets[self.timeline[rows]] + end - length
+        at = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - first, length)
+        age = np.repeat(self.event_us[rows], length) - self.event_us_flat[at]
+        # Minutes to months on one scale of about 0 to 3.
+        log_age = np.log1p(np.maximum(age, 0) / (60.0 * _MICROSECONDS)) / 4.0
+        dense = np.concatenate([log_age[:, None], self.event_dense[at]], axis=1)
+        return JaggedEvents(
+            categorical=torch.from_numpy(self.event_categorical[at].astype(np.int64)),
+            dense=torch.from_numpy(dense.astype(np.float32)),
+            offsets=torch.from_numpy(offsets),
+        )
+
+    def matured(self, start: datetime | None, end: datetime) -> np.ndarray:
+        """Which labels matured after `start` and by `end`: bool, rows x tasks."""
+        after = self.mature_us > (_NEVER if start is None else to_us(start))
+        return after & (self.mature_us <= to_us(end)) & ~np.isnan(self.labels)
+
+
+_NEVER = np.iinfo(np.int64).min
+
+
+def to_us(moment: datetime) -> int:
+    """Microseconds since 1970 UTC."""
+    return round(moment.timestamp() * _MICROSECONDS)
+
+
+def pack(
+    folder: Path,
+    examples: pa.Table,
+    timelines: pa.Table,
+    contract: LogContract,
+    vocabulary: Vocabulary,
+    inputs: Mapping[str, int | None],
+) -> InputSpec:
+    """Write packed arrays.
+
+    Args:
+        folder: Where to; what is there is replaced.
+        examples: The examples table's columns, in any order of rows.
+        timelines: The timelines table's columns, for the examples' users and days.
+        contract: The log contract.
+        vocabulary: Rows of values.
+        inputs: Versions of the tables that were read.
+
+    Returns:
+        What was packed.
+    """
+    spec = input_spec(contract, vocabulary)
+    examples = examples.sort_by([("event_ts", "ascending"), ("impression_id", "ascending")])
+    places = [
+        f"{d}-{v}"
+        for d, v in zip(
+            examples["domain"].to_pylist(), examples["vertical"].to_pylist(), strict=True
+        )
+    ]
+    arrays: dict[str, np.ndarray] = {
+        "categorical": np.stack(
+            [vocabulary.rows(name, examples[name]) for name in spec.categorical], axis=1
+        ),
+        "dense": dense_features(examples, contract.features),
+        "labels": _stack(examples, [f"label_{t}" for t in spec.tasks], np.float32),
+        "mature_us": np.stack([_micros(examples[f"mature_ts_{t}"]) for t in spec.tasks], axis=1),
+        "event_us": _micros(examples["event_ts"]),
+        "user": _codes(examples["user_id"]),
+        "domain": _positions(examples["domain"], spec.domains).astype(np.int8),
+        "vertical": _positions(pa.chunked_array([places]), spec.verticals).astype(np.int16),
+        "history_end": examples["history_end"].to_numpy().astype(np.int32),
+        "timeline": _timeline_of(examples, timelines),
+        **_events(timelines, vocabulary),
+    }
+    assert set(arrays) == set(_ARRAYS)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(values))
+    ids = pa.table({"impression_id": examples["impression_id"]})
+    with (
+        pa.OSFile(str(folder / "ids.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, ids.schema) as out,
+    ):
+        out.write_table(ids)
+    meta: dict[str, Any] = {"spec": asdict(spec), "inputs": dict(inputs)}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    return spec
+
+
+def _events(timelines: pa.Table, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+    def flat(name: str) -> pa.ChunkedArray:
+        return pa.chunked_array(
+            [chunk.flatten() for chunk in timelines[name].chunks],
+            type=timelines[name].type.value_type,
+        )
+
+    lengths = pc.list_value_length(timelines["event_ts"]).to_numpy().astype(np.int64)
+    values = np.nan_to_num(flat("value").to_numpy().astype(np.float64))
+    synthetic = flat("time_is_synthetic").to_numpy().astype(np.float64)
+    return {
+        "event_offsets": np.concatenate([[0], np.cumsum(lengths)]),
+        "event_categorical": np.stack(
+            [vocabulary.rows(table, flat(name)) for name, table in EVENT_FIELDS.items()], axis=1
+        ),
+        "event_dense": np.stack([np.log1p(np.maximum(values, 0.0)), synthetic], axis=1).astype(
+            np.float32
+        ),
+        "event_us_flat": _micros(flat("event_ts")),
+    }
+
+
+def _timeline_of(examples: pa.Table, timelines: pa.Table) -> np.ndarray:
+    """Row of each example's timeline."""
+    key = pc.binary_join_element_wise(
+        timelines["user_id"], timelines["day"].cast(pa.string()), "\u0001"
+    )
+    wanted = pc.binary_join_element_wise(
+        examples["user_id"], examples["day"].cast(pa.string()), "\u0001"
+    )
+    found = pc.index_in(wanted, value_set=key.combine_chunks())
+    assert found.null_count == 0, "every impression has a timeline"
+    return found.to_numpy().astype(np.int64)
+
+
+def _stack(table: pa.Table, names: Sequence[str], kind: type) -> np.ndarray:
+    """Columns side by side; missing values become NaN."""
+    return np.stack(
+        [pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy() for name in names], axis=1
+    ).astype(kind)
+
+
+def _micros(column: pa.ChunkedArray) -> np.ndarray:
+    return column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+
+
+def _positions(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
+    return pc.index_in(column, value_set=pa.array(names)).to_numpy()
