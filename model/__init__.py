@@ -1,0 +1,1 @@
+"""The ranking models as mathematics: torch in, torch out, and nothing of the platform."""

@@ -1,0 +1,216 @@
+"""Configuration of one ranker and of its distillation, frozen and checked where fields meet."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
+
+TableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+"""A table's name becomes part of a state-dict key, so it is a plain identifier."""
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TableConfig(_Config):
+    """One embedding table; its row 0 stands for every out-of-vocabulary value."""
+
+    name: TableName
+    """Name that fields refer to."""
+    num_rows: PositiveInt
+    """Rows, the out-of-vocabulary row included."""
+    dim: PositiveInt
+    """Width of a row; it may differ from the ranker's width d."""
+
+
+class FieldConfig(_Config):
+    """One categorical column and the table that its indexes point into."""
+
+    name: str
+    """Column name."""
+    table: str
+    """Name of a `TableConfig`; several fields may share one table."""
+
+
+class WukongConfig(_Config):
+    """The interaction stack of the Wukong paper."""
+
+    num_layers: PositiveInt
+    """Stacked layers (l): interactions of orders 1 to 2^l exist after them."""
+    num_fm_tokens: PositiveInt
+    """Tokens that a layer's factorization machine block puts out (n_F)."""
+    num_lcb_tokens: PositiveInt
+    """Tokens that a layer's linear compress block puts out (n_L)."""
+    rank: PositiveInt
+    """Columns of the projection Y (k)."""
+    mlp_hidden: tuple[PositiveInt, ...]
+    """Hidden widths of the MLP after the factorization machine, and of the MLP that makes Y."""
+    attentive: bool = True
+    """Whether Y depends on the row (the paper's default) or is a fixed parameter."""
+
+
+class HistoryConfig(_Config):
+    """The user's timeline and how the candidate attends to it."""
+
+    fields: tuple[FieldConfig, ...]
+    """Categorical columns of one event."""
+    num_dense: int = Field(ge=0)
+    """Dense columns of one event, for example the log of its age."""
+    num_heads: PositiveInt
+    """Attention heads (H); they divide the ranker's width."""
+    num_summary_tokens: PositiveInt
+    """Queries made from the candidate, and tokens that the history adds (S)."""
+    max_events: PositiveInt
+    """Longest history of a row, in events (N); the reader keeps the newest ones."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _refuse_duplicates("history.fields", (field.name for field in self.fields))
+        if not self.fields and self.num_dense == 0:
+            raise ValueError(
+                "history: an event needs at least one column; found no fields and num_dense 0; "
+                "name a field, or leave history out"
+            )
+        return self
+
+
+class RankerConfig(_Config):
+    """One multi-domain, multi-task ranker: a teacher, or a student's backbone."""
+
+    width: PositiveInt
+    """Width of a token (D; d in Wukong)."""
+    tables: tuple[TableConfig, ...]
+    """Embedding tables that the fields point into."""
+    fields: tuple[FieldConfig, ...]
+    """Categorical columns outside the history, one token each."""
+    num_dense: int = Field(ge=0)
+    """Dense columns outside the history."""
+    num_dense_tokens: int = Field(ge=0)
+    """Tokens made from the dense columns together; 0 exactly when there are none."""
+    dense_hidden: PositiveInt
+    """Hidden width of the MLP that makes the dense tokens."""
+    wukong: WukongConfig
+    """The interaction stack."""
+    history: HistoryConfig | None
+    """The timeline, or None for a ranker without one."""
+    domains: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Domains in the order of the batch's domain index; each has heads of its own."""
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Tasks in the order of the logit columns (Y)."""
+    head_hidden: tuple[PositiveInt, ...]
+    """Hidden widths of every head."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the representation dropped before the heads in training."""
+
+    @property
+    def num_feature_tokens(self) -> int:
+        """Tokens of the row itself (F), before the history adds its own."""
+        return len(self.fields) + self.num_dense_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that enter the interaction stack (n_0 = F + S)."""
+        return self.num_feature_tokens + (self.history.num_summary_tokens if self.history else 0)
+
+    @property
+    def representation_dim(self) -> int:
+        """Width of the flattened stack output, (n_F + n_L) d."""
+        return (self.wukong.num_fm_tokens + self.wukong.num_lcb_tokens) * self.width
+
+    def table_dim(self, field: FieldConfig) -> int:
+        """Width of the rows that a field looks up."""
+        return next(table.dim for table in self.tables if table.name == field.table)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _refuse_duplicates("tables", (table.name for table in self.tables))
+        _refuse_duplicates("fields", (field.name for field in self.fields))
+        _refuse_duplicates("domains", self.domains)
+        _refuse_duplicates("tasks", self.tasks)
+        self._check_tables()
+        if (self.num_dense == 0) != (self.num_dense_tokens == 0):
+            raise ValueError(
+                "num_dense_tokens: dense tokens exist exactly when dense columns do; found "
+                f"num_dense {self.num_dense} with num_dense_tokens {self.num_dense_tokens}; "
+                "set both or neither to 0"
+            )
+        if self.num_feature_tokens == 0:
+            raise ValueError(
+                "fields: a row needs at least one feature; found no fields and num_dense 0; "
+                "add a field or a dense column"
+            )
+        if self.history and self.width % self.history.num_heads:
+            raise ValueError(
+                f"history.num_heads: the heads must divide width {self.width}; found "
+                f"{self.history.num_heads}; choose a divisor of the width"
+            )
+        return self
+
+    def _check_tables(self) -> None:
+        tables = {table.name for table in self.tables}
+        places = [(f"fields.{field.name}", field.table) for field in self.fields]
+        if self.history:
+            places += [
+                (f"history.fields.{field.name}", field.table) for field in self.history.fields
+            ]
+        for place, table in places:
+            if table not in tables:
+                raise ValueError(
+                    f"{place}: the table must be one of tables {sorted(tables)}; found {table!r}; "
+                    "add the table or correct the name"
+                )
+        if unused := sorted(tables - {table for _, table in places}):
+            raise ValueError(
+                f"tables: every table must be used by a field; found unused {unused}; "
+                "remove them or add the fields that read them"
+            )
+
+
+class SoftLabel(_Config):
+    """How one task learns from the teacher's probability for it."""
+
+    task: str
+    """Task that the teacher scored, by name."""
+    weight: float = Field(ge=0.0)
+    """Weight of the soft-label loss beside the label loss (w)."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Divides teacher and student log-odds alike before the loss."""
+    amplification: float = Field(default=1.0, gt=0.0)
+    """Multiplies the teacher's probability, capped at 1 (alpha)."""
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    """Loss on the soft label."""
+
+
+class DistillationConfig(_Config):
+    """How a student learns from an external teacher (ExFM)."""
+
+    soft_labels: Annotated[tuple[SoftLabel, ...], Field(min_length=1)]
+    """The tasks that are distilled."""
+    gradient_scale: float = Field(default=1.0, ge=0.0)
+    """Factor on the distillation gradient where it enters the backbone (beta)."""
+    head: Literal["auxiliary", "serving"] = "auxiliary"
+    """Whether soft labels teach heads of their own, or the serving heads (plain distillation)."""
+    adapter: bool = False
+    """Whether a student adapter corrects the teacher and teaches one more auxiliary head."""
+    adapter_hidden: tuple[PositiveInt, ...] = (16,)
+    """Hidden widths of the student adapter."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _refuse_duplicates("soft_labels", (label.task for label in self.soft_labels))
+        if self.head == "serving" and (self.adapter or self.gradient_scale != 1.0):
+            raise ValueError(
+                "head: gradient_scale and adapter act on the auxiliary heads; found head 'serving' "
+                f"with gradient_scale {self.gradient_scale} and adapter {self.adapter}; "
+                "choose head 'auxiliary', or leave both at their defaults"
+            )
+        return self
+
+
+def _refuse_duplicates(path: str, names: Iterable[str]) -> None:
+    if duplicates := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ValueError(
+            f"{path}: names must be unique; found {duplicates} more than once; rename them"
+        )

@@ -1,0 +1,196 @@
+"""From table indexes and dense columns to feature tokens, and the growth of vocabularies."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
+
+from model.config import FieldConfig, RankerConfig, TableConfig
+from model.mlp import MLP, mlp_flops, mlp_num_parameters
+
+INIT_STD = 0.02
+"""Standard deviation of a fresh embedding row."""
+MAX_DEVIATIONS = 5.0
+"""Dense values are clipped at this many standard deviations from the mean."""
+
+
+class EmbeddingTables(nn.ModuleDict):
+    """The embedding tables of a ranker, each with sparse gradients.
+
+    e = E_table[index], row 0 being the out-of-vocabulary row.
+
+    Paper: Wukong, section 3.2 (embedding layer).
+    Differs: one row per feature value; multi-hot pooling and several rows per feature are left out.
+    """
+
+    def __init__(self, tables: Sequence[TableConfig]) -> None:
+        super().__init__()
+        for table in tables:
+            embedding = nn.Embedding(table.num_rows, table.dim, sparse=True)
+            nn.init.normal_(embedding.weight, std=INIT_STD)
+            self[_module_name(table.name)] = embedding
+
+    def forward(
+        self, fields: Sequence[FieldConfig], indexes: Int64[Tensor, "N C"]
+    ) -> tuple[Float[Tensor, "N _"], ...]:
+        """Looks up one column of indexes per field.
+
+        Returns:
+            One tensor per field, as wide as the field's table.
+        """
+        columns = indexes.unbind(1)
+        return tuple(
+            self[_module_name(field.table)](column)
+            for field, column in zip(fields, columns, strict=True)
+        )
+
+
+def weight_key(table: str) -> str:
+    """How the state-dict key of a table's weight ends."""
+    return f"{_module_name(table)}.weight"
+
+
+def _module_name(table: str) -> str:
+    # The prefix keeps a table named "items" or "type" apart from the methods of a module.
+    return f"table_{table}"
+
+
+def grow_table(weight: Float[Tensor, "rows dim"], num_rows: int) -> Float[Tensor, "grown dim"]:
+    """Appends rows to a table; each is an exact copy of the out-of-vocabulary row.
+
+    E' = [E; E_0; …; E_0]. A value that was unknown before, and so read row 0, reads equal numbers
+    after its admission: the grown model's scores are its parent's, to the last bit.
+
+    Raises:
+        ValueError: If the table would lose rows.
+    """
+    if num_rows < len(weight):
+        raise ValueError(
+            f"table: a vocabulary only grows; found {len(weight)} rows to be cut to {num_rows}; "
+            "load the checkpoint with the vocabulary version that it names, or a later one"
+        )
+    return torch.cat([weight, weight[:1].expand(num_rows - len(weight), -1)])
+
+
+def extend_tables(
+    state_dict: Mapping[str, Tensor], tables: Sequence[TableConfig]
+) -> dict[str, Tensor]:
+    """Grows the tables of a checkpoint to the sizes of a newer vocabulary.
+
+    Args:
+        state_dict: State of a `Ranker` or of any module that contains one set of tables.
+        tables: The tables as the newer vocabulary has them.
+
+    Returns:
+        The same state with grown tables; everything else is taken over as it is.
+
+    Raises:
+        ValueError: If a table is absent from the checkpoint, or would lose rows.
+    """
+    extended = dict(state_dict)
+    for table in tables:
+        keys = [key for key in state_dict if key.endswith(weight_key(table.name))]
+        if len(keys) != 1:
+            raise ValueError(
+                f"tables.{table.name}: the checkpoint must hold the table once; found {keys}; "
+                "warm-start only from a ranker with the same tables"
+            )
+        extended[keys[0]] = grow_table(state_dict[keys[0]], table.num_rows)
+    return extended
+
+
+class DenseNormaliser(nn.Module):
+    """Standardises dense columns with statistics that are fitted once and then kept.
+
+    z = clip((x − mean) / std, ±5), and 0 where x is NaN: a missing value is the mean.
+
+    Paper: none; the papers leave the scaling of dense inputs out.
+    Differs: none.
+    """
+
+    mean: Tensor
+    std: Tensor
+    num_fitted_rows: Tensor
+
+    def __init__(self, num_dense: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_dense))
+        self.register_buffer("std", torch.ones(num_dense))
+        self.register_buffer("num_fitted_rows", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def fit(self, dense: Float32[Tensor, "B N"]) -> None:
+        """Takes mean and standard deviation of each column, missing values left out.
+
+        A constant column keeps standard deviation 1, and a column without any value mean 0, so
+        both give 0 for the values that they were fitted on.
+
+        Raises:
+            ValueError: If the normaliser is fitted already, or there is no row to fit on.
+        """
+        if len(dense) == 0 or int(self.num_fitted_rows) > 0:
+            raise ValueError(
+                "normaliser: it is fitted once, on at least one row; found "
+                f"{int(self.num_fitted_rows)} rows fitted before and {len(dense)} now; "
+                "keep the parent's statistics in a warm start, fit only a new ranker"
+            )
+        values = dense.double()
+        mean = values.nanmean(0).nan_to_num(0.0)
+        std = (values - mean).square().nanmean(0).sqrt().nan_to_num(0.0)
+        # Rounding leaves a constant column a deviation of this order, which must not be divided by.
+        constant = std <= 1e-6 * mean.abs()
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(constant, 1.0, std))
+        self.num_fitted_rows.fill_(len(dense))
+
+    def forward(self, dense: Float32[Tensor, "B N"]) -> Float32[Tensor, "B N"]:
+        """Standardises; before `fit` the mean is 0 and the standard deviation 1."""
+        deviations = (dense - self.mean) / self.std
+        return deviations.clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS).nan_to_num(0.0)
+
+
+class FeatureTokens(nn.Module):
+    """Brings every feature to the common width: one token per field, some for the dense columns.
+
+    X_0 = [P_1 e_1; …; P_C e_C; MLP(z)], P_c without bias and z the standardised dense columns.
+
+    Paper: Wukong, section 3.2 (embedding layer).
+    Differs: tables may be narrower than d and are projected; the dense columns give several tokens.
+    """
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        self.width = config.width
+        self.projections = nn.ModuleList(
+            nn.Linear(config.table_dim(field), config.width, bias=False) for field in config.fields
+        )
+        self.normaliser = DenseNormaliser(config.num_dense)
+        self.dense_mlp = MLP(_dense_widths(config)) if config.num_dense else None
+
+    def forward(
+        self, embedded: Sequence[Float[Tensor, "B _"]], dense: Float32[Tensor, "B N"]
+    ) -> Float[Tensor, "B F D"]:
+        tokens = [
+            projection(row)[:, None, :]
+            for projection, row in zip(self.projections, embedded, strict=True)
+        ]
+        if self.dense_mlp is not None:
+            tokens.append(self.dense_mlp(self.normaliser(dense)).unflatten(1, (-1, self.width)))
+        return torch.cat(tokens, dim=1)
+
+
+def num_parameters(config: RankerConfig) -> int:
+    """Trained numbers of `FeatureTokens`: dim_c · d for each field, and the dense MLP."""
+    projections = sum(config.table_dim(field) * config.width for field in config.fields)
+    return projections + (mlp_num_parameters(_dense_widths(config)) if config.num_dense else 0)
+
+
+def flops(config: RankerConfig) -> int:
+    """Forward FLOPs of `FeatureTokens` for one row: 2 · dim_c · d for each field, and the MLP."""
+    projections = sum(2 * config.table_dim(field) * config.width for field in config.fields)
+    return projections + (mlp_flops(_dense_widths(config)) if config.num_dense else 0)
+
+
+def _dense_widths(config: RankerConfig) -> tuple[int, ...]:
+    return (config.num_dense, config.dense_hidden, config.num_dense_tokens * config.width)

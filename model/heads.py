@@ -1,0 +1,189 @@
+"""From the shared representation to log-odds: serving heads, auxiliary heads, student adapter."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from model.config import DistillationConfig, RankerConfig
+from model.mlp import mlp_flops, mlp_num_parameters
+
+LOGIT_EPSILON = 1e-6
+"""Teacher probabilities are kept this far from 0 and 1 before they become log-odds."""
+
+
+class StackedMLP(nn.Module):
+    """One MLP per task, all of one shape, applied by one batched product per layer.
+
+    x_{i+1, t} = ReLU(x_{i, t} W_{i, t} + b_{i, t}), and the last layer without the ReLU.
+
+    Paper: none.
+    Differs: none.
+
+    Args:
+        num_tasks: MLPs in the stack (Y).
+        widths: Input width, hidden widths, output width.
+    """
+
+    def __init__(self, num_tasks: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for width_in, width_out in pairwise(widths):
+            bound = width_in**-0.5
+            weight = torch.empty(num_tasks, width_in, width_out).uniform_(-bound, bound)
+            self.weights.append(weight)
+            self.biases.append(torch.zeros(num_tasks, 1, width_out))
+
+    def forward(self, inputs: Float[Tensor, "Y B width_in"]) -> Float[Tensor, "Y B width_out"]:
+        last = len(self.weights) - 1
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            outputs = torch.baddbmm(bias, inputs, weight)
+            inputs = outputs.relu() if i < last else outputs
+        return inputs
+
+
+class DomainTaskHeads(nn.Module):
+    """One MLP per domain and task; a row is scored by the heads of its own domain only.
+
+    z_bt = MLP_{domain(b), t}(r_b), natural log-odds
+
+    Paper: Wukong, section 3.3 (final MLP); ExFM (arXiv 2502.17494), task heads.
+    Differs: a head per domain and task, where the papers show one per task.
+    """
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        self.num_tasks = len(config.tasks)
+        self.domains = nn.ModuleList(
+            StackedMLP(self.num_tasks, _head_widths(config)) for _ in config.domains
+        )
+
+    @torch.no_grad()
+    def set_prior(self, domain_task_rates: Float[Tensor, "P Y"]) -> None:
+        """Sets the output biases to the log-odds of the base rates.
+
+        Args:
+            domain_task_rates: Share of positives of each domain (P) and task.
+
+        Raises:
+            ValueError: If a rate is not strictly between 0 and 1.
+        """
+        if not bool(((domain_task_rates > 0) & (domain_task_rates < 1)).all()):
+            raise ValueError(
+                "domain_task_rates: rates must lie strictly between 0 and 1; found "
+                f"{domain_task_rates.tolist()}; smooth the counts of rare outcomes first"
+            )
+        for heads, rates in zip(self.domains, domain_task_rates, strict=True):
+            assert isinstance(heads, StackedMLP)
+            heads.biases[-1].copy_(torch.logit(rates)[:, None, None])
+
+    def forward(
+        self, representation: Float[Tensor, "B R"], domain: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B Y"]:
+        order = domain.argsort(stable=True)
+        sizes = one_hot(domain, len(self.domains)).sum(0).tolist()
+        groups = representation.index_select(0, order).split(sizes)
+        logits = torch.cat(
+            [
+                heads(rows.expand(self.num_tasks, -1, -1)).squeeze(-1)
+                for heads, rows in zip(self.domains, groups, strict=True)
+            ],
+            dim=1,
+        )  # Y B
+        return logits.T.index_select(0, order.argsort())
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return inputs.view_as(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.scale * gradients[0], None
+
+
+def scale_gradient(inputs: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
+    """Passes the inputs on unchanged, and their gradient multiplied.
+
+    forward x,  backward β · g
+
+    Paper: ExFM, gradient scaling of the auxiliary head.
+    Differs: none.
+    """
+    return _ScaleGradient.apply(inputs, scale)  # pyright: ignore[reportReturnType]
+
+
+class AuxiliaryHead(nn.Module):
+    """Heads for soft labels on the shared representation; they are not served.
+
+    z_D = heads(r), the gradient into r multiplied by β
+
+    A biased teacher moves the biases of these heads and never those of the serving heads.
+
+    Paper: ExFM, auxiliary head.
+    Differs: none.
+    """
+
+    def __init__(self, config: RankerConfig, gradient_scale: float) -> None:
+        super().__init__()
+        self.gradient_scale = gradient_scale
+        self.heads = DomainTaskHeads(config)
+
+    def forward(
+        self, representation: Float[Tensor, "B R"], domain: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B Y"]:
+        return self.heads(scale_gradient(representation, self.gradient_scale), domain)
+
+
+class StudentAdapter(nn.Module):
+    """Corrects the teacher towards the student's own, newest labels.
+
+    z_SA = logit(ŷ_F) + MLP_t([logit(ŷ_F); onehot(domain)])
+
+    The last layer starts at zero, so that the first soft labels are the teacher's own. The teacher
+    is detached here: no gradient ever leaves towards it.
+
+    Paper: ExFM, student adapter.
+    Differs: the paper's MLP maps ŷ_F to ŷ_SA; the log-odds input, the residual, the zero start and
+        the domain are ours. One MLP per task, so that a task without a score spoils no other.
+    """
+
+    def __init__(self, config: RankerConfig, distillation: DistillationConfig) -> None:
+        super().__init__()
+        self.num_domains = len(config.domains)
+        self.mlp = StackedMLP(
+            len(config.tasks), (1 + self.num_domains, *distillation.adapter_hidden, 1)
+        )
+        nn.init.zeros_(self.mlp.weights[-1])
+
+    def forward(
+        self, teacher: Float[Tensor, "B Y"], domain: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B Y"]:
+        """Adapts probabilities of the teacher; where one is missing (NaN), so is the result."""
+        logits = torch.logit(teacher.detach(), eps=LOGIT_EPSILON)
+        # A NaN input would reach the weights through the ReLU's zero gradient (0 · NaN).
+        known = logits.nan_to_num(0.0).T.unsqueeze(-1)  # Y B 1
+        domains = one_hot(domain, self.num_domains).to(logits.dtype)
+        inputs = torch.cat([known, domains.expand(len(known), -1, -1)], dim=-1)
+        return logits + self.mlp(inputs).squeeze(-1).T
+
+
+def num_parameters(config: RankerConfig) -> int:
+    """Parameters of `DomainTaskHeads`: one MLP for each domain and task."""
+    return len(config.domains) * len(config.tasks) * mlp_num_parameters(_head_widths(config))
+
+
+def flops(config: RankerConfig) -> int:
+    """Forward FLOPs of `DomainTaskHeads` for one row: one MLP for each task."""
+    return len(config.tasks) * mlp_flops(_head_widths(config))
+
+
+def _head_widths(config: RankerConfig) -> tuple[int, ...]:
+    return (config.representation_dim, *config.head_hidden, 1)
