@@ -55,7 +55,7 @@ def jagged_attention(
     Differs: none.
     """
     # Measured, forward and backward, one thread, B 512, S 4, H 4, d 8, mean length 57, longest 256:
-    # 8 buckets 19 ms, 16 buckets 20 ms, 1 bucket (all padded) 53 ms, segment sums 49 ms.
+    # 8 buckets 24 ms, 16 buckets 23 ms, 1 bucket (all padded) 59 ms, segment sums 48 ms.
     num_rows, num_heads, _, head_dim = query.shape
     lengths = offsets.diff()
     order = lengths.argsort(stable=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
 
 from jaxtyping import Float32, Int64
 from torch import Tensor
@@ -50,9 +49,11 @@ class JaggedEvents:
         """Rows that the histories belong to."""
         return len(self.offsets) - 1
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> "JaggedEvents":
         """Applies a function to every tensor, for example a transfer."""
-        return type(self)(function(self.categorical), function(self.dense), function(self.offsets))
+        return JaggedEvents(
+            function(self.categorical), function(self.dense), function(self.offsets)
+        )
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ class Batch:
         """Rows to rank (B)."""
         return self.domain.shape[0]
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """Applies a function to every tensor, for example a transfer."""
-        return type(self)(
+        return Batch(
             function(self.categorical),
             function(self.dense),
             function(self.domain),

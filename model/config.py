@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
 
@@ -66,7 +66,7 @@ class HistoryConfig(_Config):
     """Longest history of a row, in events (N); the reader keeps the newest ones."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "HistoryConfig":
         _refuse_duplicates("history.fields", (field.name for field in self.fields))
         if not self.fields and self.num_dense == 0:
             raise ValueError(
@@ -124,7 +124,7 @@ class RankerConfig(_Config):
         return next(table.dim for table in self.tables if table.name == field.table)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "RankerConfig":
         _refuse_duplicates("tables", (table.name for table in self.tables))
         _refuse_duplicates("fields", (field.name for field in self.fields))
         _refuse_duplicates("domains", self.domains)
@@ -198,7 +198,7 @@ class DistillationConfig(_Config):
     """Hidden widths of the student adapter."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "DistillationConfig":
         _refuse_duplicates("soft_labels", (label.task for label in self.soft_labels))
         if self.head == "serving" and (self.adapter or self.gradient_scale != 1.0):
             raise ValueError(

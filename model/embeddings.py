@@ -123,8 +123,7 @@ class DenseNormaliser(nn.Module):
     def fit(self, dense: Float32[Tensor, "B N"]) -> None:
         """Takes mean and standard deviation of each column, missing values left out.
 
-        A constant column keeps standard deviation 1, and a column without any value mean 0, so
-        both give 0 for the values that they were fitted on.
+        A constant column keeps standard deviation 1, and a column without any value mean 0 too.
 
         Raises:
             ValueError: If the normaliser is fitted already, or there is no row to fit on.
@@ -138,8 +137,8 @@ class DenseNormaliser(nn.Module):
         values = dense.double()
         mean = values.nanmean(0).nan_to_num(0.0)
         std = (values - mean).square().nanmean(0).sqrt().nan_to_num(0.0)
-        # Rounding leaves a constant column a deviation of this order, which must not be divided by.
-        constant = std <= 1e-6 * mean.abs()
+        # Below the resolution of single precision a deviation is rounding, not variation.
+        constant = std <= 1e-7 * mean.abs()
         self.mean.copy_(mean)
         self.std.copy_(torch.where(constant, 1.0, std))
         self.num_fitted_rows.fill_(len(dense))

@@ -1,8 +1,7 @@
 """What the gates and reports are measured in; numpy in, numbers out.
 
-Probabilities are of the positive class; labels are 0 or 1. Where a figure is not defined (no rows,
-labels of one class, no positive) it is NaN, never an exception; arrays of different lengths are a
-ValueError.
+Where a figure is not defined (no rows, labels of one class, no positive) it is NaN, never an
+exception; arrays of different lengths are a ValueError. Labels are 0 or 1.
 """
 
 from typing import NamedTuple
@@ -14,6 +13,7 @@ EPSILON = 1e-15
 """Probabilities are kept this far from 0 and 1 before a logarithm."""
 MIN_STANDARD_ERRORS = 5.0
 """Least size of a teacher's gain, in its standard errors, for a transfer ratio."""
+_Number = float | np.number | np.ndarray
 
 
 class Interval(NamedTuple):
@@ -41,13 +41,10 @@ class ReliabilityCurve(NamedTuple):
     num_rows: np.ndarray
 
 
-def log_loss(
-    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
-) -> float:
-    """Mean cross-entropy, −Σ w [y ln p + (1 − y) ln(1 − p)] / Σ w."""
-    weights = np.ones(len(labels)) if weights is None else weights
-    _check_lengths(labels, probabilities, weights)
-    return float(_ratio(weights @ _row_losses(labels, probabilities), weights.sum()))
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean cross-entropy, −(1/N) Σ [y ln p + (1 − y) ln(1 − p)]."""
+    _check_lengths(labels, probabilities)
+    return float(_ratio(_row_losses(labels, probabilities).sum(), len(labels)))
 
 
 def ne(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -159,8 +156,7 @@ def user_bootstrap(
 ) -> np.ndarray:
     """Draws users with replacement and returns the column sums of each draw.
 
-    A user's rows stay together, because they are not independent. Rows are summed per user once, so
-    that a draw costs one count per user and one product.
+    A user's rows stay together, because they are not independent; they are summed only once.
     """
     _check_lengths(users, columns)
     names, user = np.unique(users, return_inverse=True)
@@ -222,7 +218,7 @@ def bootstrap_ne_difference(
         num_rows, positives, challenger, champion = sums
         base = _ne(num_rows, positives, champion)
         change = _ne(num_rows, positives, challenger) - base
-        return _ratio(change, base) if relative else change
+        return _ratio(change, base if relative else 1.0)
 
     columns = _loss_columns(labels, p_challenger, p_champion)
     draws = user_bootstrap(users, columns, num_resamples, seed)
@@ -245,8 +241,7 @@ def transfer_ratio(
 
     Paper: Rec-Distill (arXiv 2605.29755), eta; LoopFM (arXiv 2605.29280) divides by the teacher's
         gain between versions instead.
-    Differs: refused where the teacher's gain is under 5 standard errors, because the ratio is then
-        noise.
+    Differs: refused where the teacher's gain is under 5 standard errors: the ratio is then noise.
     """
 
     def gains(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -254,13 +249,13 @@ def transfer_ratio(
         return _ne(num_rows, positives, twin - student), _ne(num_rows, positives, twin - teacher)
 
     columns = _loss_columns(labels, p_twin, p_student, p_teacher)
-    value, draws = (
-        gains(columns.sum(0)),
-        gains(user_bootstrap(users, columns, num_resamples, seed).T),
-    )
-    if not 0 < MIN_STANDARD_ERRORS * np.std(draws[1]) <= value[1]:
+    draws = gains(user_bootstrap(users, columns, num_resamples, seed).T)
+    value = gains(columns.sum(0))
+    error = np.std(draws[1])
+    # Draws of a single user are all alike up to rounding: their error is no error.
+    if not 1e-12 < MIN_STANDARD_ERRORS * error <= value[1]:
         rule = f"the teacher's gain must be at least {MIN_STANDARD_ERRORS:g} standard errors"
-        found = f"found {value[1]:.6f} NE over the twin, standard error {np.std(draws[1]):.6f}"
+        found = f"found {value[1]:.6f} NE over the twin, standard error {error:.6f}"
         return TransferRatio(None, None, None, f"{rule}; {found}")
     return TransferRatio(*_interval(_ratio(*value), _ratio(*draws)), None)
 
@@ -283,14 +278,14 @@ def _row_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return -(labels * np.log(p) + (1.0 - labels) * np.log1p(-p))
 
 
-def _ne(num_rows: float, positives: np.ndarray, losses: np.ndarray) -> np.ndarray:
+def _ne(num_rows: _Number, positives: _Number, losses: _Number) -> np.ndarray:
     """Losses over the entropy of the base rate, both summed over rows; NaN where that is 0."""
     rate = _ratio(positives, num_rows)
     mixed = np.where((rate > 0) & (rate < 1), rate, np.nan)
     return _ratio(losses, num_rows * -(mixed * np.log(mixed) + (1 - mixed) * np.log1p(-mixed)))
 
 
-def _ratio(numerator: np.ndarray | float, denominator: np.ndarray | float) -> np.ndarray:
+def _ratio(numerator: _Number, denominator: _Number) -> np.ndarray:
     """The quotient, NaN where the denominator is 0."""
     nonzero = np.where(np.equal(denominator, 0), np.nan, denominator)
     return np.asarray(numerator / nonzero)

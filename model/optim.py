@@ -100,7 +100,7 @@ def build_optimizers(
         {"params": decayed, "weight_decay": weight_decay},
         {"params": kept, "weight_decay": 0.0},
     ]
-    return Optimizers(AdamW(groups, lr=lr_dense), RowWiseAdagrad(sparse, lr=lr_sparse))
+    return Optimizers(AdamW(groups, lr=lr_dense, fused=True), RowWiseAdagrad(sparse, lr=lr_sparse))
 
 
 def extend_optimizer_state(

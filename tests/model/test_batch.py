@@ -1,0 +1,99 @@
+"""Batches that no ranker can read are refused where they are made."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from model.batch import Batch, JaggedEvents, check_batch
+from tests.model.samples import config_without_history, history_config, make_batch, ranker_config
+
+
+@pytest.mark.parametrize("offsets", [[1, 4], [0, 3], [0, 3, 2, 4], [], [0, 5, 4]])
+def test_offsets_that_are_no_partition_of_the_events_are_refused(offsets):
+    with pytest.raises(ValueError, match="offsets must start at 0"):
+        JaggedEvents(
+            torch.zeros(4, 1, dtype=torch.int64),
+            torch.zeros(4, 1),
+            torch.tensor(offsets, dtype=torch.int64),
+        )
+
+
+def test_offsets_give_the_number_of_rows():
+    events = JaggedEvents(
+        torch.zeros(4, 1, dtype=torch.int64), torch.zeros(4, 1), torch.tensor([0, 0, 3, 4])
+    )
+    assert events.num_rows == 3
+
+
+def test_history_of_other_rows_is_refused():
+    batch = make_batch(ranker_config(), (2, 3))
+    other = make_batch(ranker_config(), (2, 3, 1)).history
+    with pytest.raises(ValueError, match=r"same number of rows.*'domain': 2, 'history': 3"):
+        Batch(batch.categorical, batch.dense, batch.domain, other)
+
+
+def test_batch_without_rows_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        make_batch(config_without_history(), ())
+
+
+def test_map_reaches_every_tensor():
+    batch = make_batch(ranker_config(), (2, 0, 3))
+    seen = []
+    copy = batch.map(lambda tensor: seen.append(tensor.data_ptr()) or tensor.clone())
+    history = batch.history
+    tensors = [batch.categorical, batch.dense, batch.domain]
+    tensors += [history.categorical, history.dense, history.offsets]
+    assert seen == [tensor.data_ptr() for tensor in tensors]
+    torch.testing.assert_close(copy.history.offsets, torch.tensor([0, 2, 2, 5]))
+
+
+def test_readable_batches_pass():
+    check_batch(make_batch(ranker_config(), (2, 0, 16)), ranker_config())
+    check_batch(make_batch(ranker_config(), (0, 0)), ranker_config())
+    check_batch(make_batch(config_without_history(), (0, 0)), config_without_history())
+
+
+def change_history(batch, **changes):
+    return dataclasses.replace(batch, history=dataclasses.replace(batch.history, **changes))
+
+
+@pytest.mark.parametrize(
+    ("mutate", "message"),
+    [
+        (
+            lambda b: dataclasses.replace(b, categorical=torch.tensor([[0, 0], [19, 11]])),
+            r"categorical\[1\]: indexes must lie in \[0, 11\)",
+        ),
+        (
+            lambda b: dataclasses.replace(b, categorical=b.categorical - 20),
+            r"categorical\[0\]: indexes must lie in \[0, 20\)",
+        ),
+        (
+            lambda b: dataclasses.replace(b, categorical=b.categorical[:, :1]),
+            "reads 2 columns; found 1",
+        ),
+        (lambda b: dataclasses.replace(b, dense=b.dense[:, :2]), "reads 3 columns; found 2"),
+        (
+            lambda b: dataclasses.replace(b, domain=b.domain + 2),
+            r"domain\[0\]: indexes must lie in \[0, 2\)",
+        ),
+        (lambda b: dataclasses.replace(b, history=None), "found none"),
+        (
+            lambda b: change_history(b, categorical=b.history.categorical + torch.tensor([0, 4])),
+            r"history.categorical\[1\]: indexes must lie in \[0, 4\)",
+        ),
+        (lambda b: change_history(b, dense=b.history.dense[:, :1]), "reads 2 columns; found 1"),
+    ],
+)
+def test_batch_that_does_not_fit_the_ranker_is_refused(mutate, message):
+    batch = make_batch(ranker_config(), (2, 3))
+    with pytest.raises(ValueError, match=message):
+        check_batch(mutate(batch), ranker_config())
+
+
+def test_history_longer_than_the_ranker_reads_is_refused():
+    config = ranker_config(history=history_config(max_events=4))
+    with pytest.raises(ValueError, match="at most 4 events; found 5"):
+        check_batch(make_batch(config, (4, 5)), config)

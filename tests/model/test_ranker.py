@@ -1,0 +1,228 @@
+"""The whole ranker, the student around it, and what must not depend on what."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model import ranker
+from model.config import SoftLabel, TableConfig
+from model.embeddings import extend_tables
+from model.losses import task_loss
+from model.optim import build_optimizers
+from model.ranker import Ranker, Student
+from tests.model.samples import (
+    config_without_history,
+    distillation_config,
+    make_batch,
+    ranker_config,
+    select_rows,
+)
+
+LENGTHS = (3, 0, 16, 1, 7, 2)
+
+
+def all_rows_counted(batch):
+    mask = torch.ones(batch.num_rows, 3, dtype=torch.bool)
+    return mask, torch.full((3,), float(batch.num_rows))
+
+
+@pytest.mark.parametrize("config", [ranker_config(), config_without_history()])
+def test_parameters_and_flops_equal_the_closed_forms(config):
+    model = Ranker(config)
+    assert ranker.num_parameters(config) == sum(p.numel() for p in model.parameters())
+    batch = make_batch(config, (6,) * 8)
+    with FlopCounterMode(display=False) as counter:
+        model(batch)
+    expected = 8 * ranker.flops(config, num_events=6)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others():
+    first, second, other = (Ranker(ranker_config(), seed) for seed in (1, 1, 2))
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, second.state_dict()[name]), name
+    key = "tables.table_item.weight"
+    assert not torch.equal(first.state_dict()[key], other.state_dict()[key])
+
+
+def test_building_a_ranker_leaves_the_global_random_state_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    Student(ranker_config(), distillation_config(adapter=True), seed=8)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_scores_do_not_depend_on_the_order_of_the_batch():
+    model = Ranker(ranker_config())
+    batch = make_batch(ranker_config(), LENGTHS)
+    order = [4, 1, 5, 0, 3, 2]
+    torch.testing.assert_close(
+        model(select_rows(batch, order)).logits, model(batch).logits[order], atol=1e-5, rtol=1e-5
+    )
+
+
+def test_appended_rows_change_nothing():
+    model = Ranker(ranker_config())
+    batch = make_batch(ranker_config(), LENGTHS)
+    alone = model(select_rows(batch, [0, 1])).logits
+    torch.testing.assert_close(model(batch).logits[:2], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_poisoned_events_of_one_row_reach_no_other_row():
+    model = Ranker(ranker_config())
+    batch = make_batch(ranker_config(), LENGTHS)
+    clean = model(batch).logits
+    with torch.no_grad():
+        model.tables["table_event_type"].weight[3] = torch.nan
+    categorical = batch.history.categorical.clone()
+    categorical[:, 1] %= 3
+    clean = model(
+        dataclasses.replace(
+            batch, history=dataclasses.replace(batch.history, categorical=categorical)
+        )
+    ).logits
+    start, end = batch.history.offsets[2:4].tolist()
+    categorical[start:end, 1] = 3
+    poisoned = model(
+        dataclasses.replace(
+            batch, history=dataclasses.replace(batch.history, categorical=categorical)
+        )
+    ).logits
+    others = [0, 1, 3, 4, 5]
+    assert poisoned[2].isnan().all()
+    torch.testing.assert_close(poisoned[others], clean[others], atol=0.0, rtol=0.0)
+
+
+def test_missing_dense_value_scores_as_the_mean():
+    model = Ranker(ranker_config())
+    sample = torch.tensor([[1.0, 2.0, 3.0], [3.0, 6.0, 9.0]])
+    model.fit_normalisers(sample, torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+    batch = make_batch(ranker_config(), (2, 2))
+    mean = dataclasses.replace(batch, dense=sample.mean(0).repeat(2, 1))
+    missing = dataclasses.replace(batch, dense=torch.full((2, 3), torch.nan))
+    assert torch.equal(model(missing).logits, model(mean).logits)
+
+
+def test_normalisers_need_an_event_sample_exactly_with_a_history():
+    with pytest.raises(ValueError, match="event_dense goes with a history; found none"):
+        Ranker(ranker_config()).fit_normalisers(torch.zeros(1, 3))
+
+
+def test_grown_vocabulary_leaves_every_score_as_it_was():
+    config = ranker_config()
+    parent = Ranker(config, seed=1)
+    batch = make_batch(config, LENGTHS)
+    unseen = dataclasses.replace(batch, categorical=torch.zeros_like(batch.categorical))
+    grown_tables = tuple(
+        TableConfig(name=table.name, num_rows=table.num_rows + 5, dim=table.dim)
+        for table in config.tables
+    )
+    grown_config = ranker_config(tables=grown_tables)
+    child = Ranker(grown_config, seed=2)
+    child.load_state_dict(extend_tables(parent.state_dict(), grown_tables))
+    assert torch.equal(child(batch).logits, parent(batch).logits)
+    admitted = dataclasses.replace(batch, categorical=torch.tensor([[20, 11]]).repeat(6, 1))
+    assert torch.equal(child(admitted).logits, parent(unseen).logits)
+
+
+def train(model, batch, num_steps):
+    """Losses of steps on one batch with fixed random labels."""
+    labels = torch.randint(0, 2, (6, 3), generator=torch.Generator().manual_seed(0)).float()
+    optimizers = build_optimizers(model, lr_dense=1e-2, lr_sparse=5e-2)
+    losses = []
+    for _ in range(num_steps):
+        loss = task_loss(model(batch).logits, labels, *all_rows_counted(batch))
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_one_tiny_batch_overfits():
+    losses = train(Ranker(ranker_config()), make_batch(ranker_config(), LENGTHS), num_steps=150)
+    assert losses[0] > 1.5
+    assert losses[-1] < 0.01
+
+
+def test_training_twice_gives_bit_identical_weights():
+    batch = make_batch(ranker_config(), LENGTHS)
+    first, second = Ranker(ranker_config(), seed=1), Ranker(ranker_config(), seed=1)
+    assert train(first, batch, num_steps=5) == train(second, batch, num_steps=5)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, second.state_dict()[name]), name
+
+
+def test_every_weight_takes_part_in_the_score():
+    model = Ranker(ranker_config())
+    model(make_batch(ranker_config(), LENGTHS)).logits.square().sum().backward()
+    idle = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or parameter.grad.to_dense().abs().max() == 0
+    ]
+    assert idle == []
+
+
+def test_dropout_acts_in_training_only():
+    config = ranker_config(dropout=0.5)
+    model, plain = Ranker(config), Ranker(ranker_config())
+    batch = make_batch(config, LENGTHS)
+    dropped = (model(batch).representation == 0).float().mean().item()
+    assert 0.3 < dropped < 0.7
+    assert torch.equal(model.eval()(batch).logits, plain(batch).logits)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"adapter": True, "gradient_scale": 3.0}, {"head": "serving"}],
+)
+def test_student_and_its_twin_start_equal_and_serve_alike(changes):
+    config = ranker_config()
+    student = Student(config, distillation_config(**changes), seed=5)
+    twin = Ranker(config, seed=5)
+    weights = student.ranker.state_dict()
+    assert weights.keys() == twin.state_dict().keys()
+    assert all(torch.equal(weights[name], weight) for name, weight in twin.state_dict().items())
+    batch = make_batch(config, LENGTHS)
+    assert torch.equal(student(batch).logits, twin(batch).logits)
+    assert torch.equal(student.ranker(batch).logits, student(batch).logits)
+
+
+def test_plain_distillation_teaches_the_serving_head():
+    student = Student(ranker_config(), distillation_config(head="serving"))
+    output = student(make_batch(ranker_config(), LENGTHS))
+    assert output.distill_logits is output.logits
+    assert output.adapted_distill_logits is None
+
+
+def test_auxiliary_heads_differ_from_the_serving_heads_and_each_other():
+    student = Student(ranker_config(), distillation_config(adapter=True))
+    output = student(make_batch(ranker_config(), LENGTHS))
+    assert (output.logits - output.distill_logits).abs().max() > 1e-3
+    assert (output.adapted_distill_logits - output.distill_logits).abs().max() > 1e-3
+
+
+def test_prior_reaches_serving_and_auxiliary_heads():
+    student = Student(ranker_config(), distillation_config(adapter=True))
+    student.set_prior(torch.full((2, 3), 0.25))
+    for head in (
+        student.ranker.heads,
+        student.distill_head.heads,
+        student.adapted_distill_head.heads,
+    ):
+        for stack in head.domains:
+            torch.testing.assert_close(
+                stack.biases[-1].flatten(), torch.full((3,), -1.0986123), atol=1e-6, rtol=0.0
+            )
+
+
+def test_soft_label_for_an_unknown_task_is_refused():
+    labels = (SoftLabel(task="share", weight=1.0),)
+    with pytest.raises(ValueError, match=r"one of .'click', 'like', 'buy'.; found 'share'"):
+        Student(ranker_config(), distillation_config(soft_labels=labels))
