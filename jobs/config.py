@@ -92,10 +92,12 @@ class Training(Settings):
     batch_size: int = Field(ge=1)
     """B, over all workers together."""
     trials: tuple[Trial, ...] = Field(min_length=1)
-    """Settings tried on a first run; the best by the NE of each row before it is learnt, over the
-    last training day, is kept for the family's life. The gate window takes no part."""
+    """Settings tried on a first run; the best by the NE of labels before they are learnt, over the
+    last segment of training, is kept for the family's life. The gate window takes no part."""
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of a first run's steps over which the learning rates rise linearly."""
+    average_rows: int = Field(default=16_000, ge=1)
+    """Rows over which the average of the dense weights reaches back; the average is served."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradient norm at which dense gradients are clipped."""
     seed: int = 0

@@ -239,7 +239,8 @@ class Features(Settings):
     rates: dict[str, str] = {}
     """Which counts are read as rates too: count in the numerator, count in the denominator."""
     prior_entity: str
-    """Entity whose own rate, as known then, is the prior of every other entity's: the surface."""
+    """Entity whose own rate, as known then, is the prior of every other entity's; with an empty
+    key it is the rate of the whole log."""
     windows_days: list[int] = [1, 7, 30]
     """Whole days before the impression's day that a count covers, today's part always added."""
     vocabulary: VocabularyRule = VocabularyRule()
@@ -324,6 +325,15 @@ class LogContract(Settings):
         """Tasks that a vertical's student predicts."""
         own = self.domains[domain].verticals[vertical].tasks
         return own or [name for name, task in self.tasks.items() if task.level == "vertical"]
+
+    def rate_of(self, task: Task) -> str | None:
+        """The count whose rate over impressions is a task's base rate."""
+        features = self.features
+        for count, shown in features.rates.items():
+            same = set(features.counts[count]) == set(task.outcomes)
+            if same and features.counts[shown] == [IMPRESSION]:
+                return count
+        return None
 
     def attribute_columns(self, entity: str) -> list[str]:
         """Feature names of an entity's attributes, in feed order; undated ones only if wanted."""
@@ -419,12 +429,28 @@ def _check_features(contract: LogContract) -> None:
             f"features.prior_entity: {features.prior_entity!r} is no entity; "
             f"the entities are {list(features.entities)}"
         )
+    _check_baseline(contract)
     contextual = set(contract.impressions.context)
     for name, key in features.entities.items():
         if contextual & set(key):
             raise ValueError(
                 f"features.entities.{name}: counts are kept of users, ads, surfaces and their "
                 f"attributes; found context {sorted(contextual & set(key))}"
+            )
+
+
+def _check_baseline(contract: LogContract) -> None:
+    """The counting baseline needs rates of every task by surface, ad and user."""
+    features = contract.features
+    keys = [tuple(key) for key in features.entities.values()]
+    for column in ("surface", "ad_id", "user_id"):
+        if (column,) not in keys:
+            raise ValueError(f"features.entities: no entity has the key [{column}]; add one")
+    for name, task in contract.tasks.items():
+        if contract.rate_of(task) is None:
+            raise ValueError(
+                f"features.rates: task {name!r} has no rate; count {task.outcomes} and divide "
+                f"by a count of [{IMPRESSION}]"
             )
 
 

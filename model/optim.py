@@ -3,13 +3,13 @@
 Paper: Wukong (arXiv 2403.02545), section 4 (both optimisers, linear warm-up).
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from model.config import TableConfig
 from model.embeddings import EmbeddingTables, weight_key
@@ -139,13 +139,35 @@ def extend_optimizer_state(
     return {**state_dict, "state": state}
 
 
-def warm_up(optimizer: Optimizer, num_steps: int) -> LambdaLR:
-    """Raises the learning rate linearly to its full value over the first steps.
+class WeightAverage:
+    """Exponential moving average of the dense weights, which is what is scored and served.
 
-    lr_i = lr · min(1, (i + 1) / num_steps)
+    θ̄ ← d θ̄ + (1 − d) θ,  d = min(exp(−1 / h), (1 + i) / (10 + i)) at step i
+
+    With a constant learning rate the weights of the last steps follow the last rows; their average
+    does not. Embedding tables are left as they are: few of their rows change in a step.
+
+    Paper: Polyak and Juditsky (1992), averaging of iterates.
+    Differs: exponential instead of uniform, so that a warm-started chain forgets.
 
     Args:
-        optimizer: The optimiser whose rates are scaled.
-        num_steps: Steps until the full rate; 0 for no warm-up.
+        model: A ranker or a student.
+        horizon_steps: Steps over which the average reaches back (h).
     """
-    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, num_steps)))
+
+    def __init__(self, model: nn.Module, horizon_steps: float) -> None:
+        self.decay = math.exp(-1.0 / horizon_steps)
+        tables = {
+            id(parameter)
+            for module in model.modules()
+            if isinstance(module, EmbeddingTables)
+            for parameter in module.parameters()
+        }
+        self._weights = {n: p for n, p in model.named_parameters() if id(p) not in tables}
+        self.averages = {name: weight.detach().clone() for name, weight in self._weights.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after a step, counted from 0 over the model's whole life."""
+        share = 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
+        torch._foreach_lerp_(list(self.averages.values()), list(self._weights.values()), share)

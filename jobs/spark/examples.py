@@ -88,7 +88,9 @@ def history_ends(
     joined = impressions.select("impression_id", "user_id", "day").join(
         timelines.select("user_id", "day", "num_prior"), on=["user_id", "day"], how="inner"
     )
-    joined = joined.join(today.select("impression_id", "num_today"), on="impression_id", how="inner")
+    joined = joined.join(
+        today.select("impression_id", "num_today"), on="impression_id", how="inner"
+    )
     new = F.least(F.col("num_today"), F.lit(DAY_FACTOR * num_events))
     return joined.select(
         "impression_id", (F.col("num_prior") + new).cast("int").alias("history_end")

@@ -84,7 +84,9 @@ def rolled_up(
     spread = partials.join(F.broadcast(wanted), on=(age >= 0) & (age < longest), how="inner")
     zero = F.lit(0).cast("bigint")
     sums = [
-        F.sum(F.when(age < window, F.col(f"{count}_1d")).otherwise(zero)).alias(f"{count}_{window}d")
+        F.sum(F.when(age < window, F.col(f"{count}_1d")).otherwise(zero)).alias(
+            f"{count}_{window}d"
+        )
         for count in counts
         for window in windows_days
     ]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from jobs.contract import IMPRESSION, Features, LogContract
+from jobs.contract import Features, LogContract
 from jobs.vocabulary import EVENT_TYPE, Vocabulary
 from model.batch import Batch, JaggedEvents
 
@@ -97,7 +97,7 @@ def dense_features(examples: pa.Table, features: Features) -> np.ndarray:
 
     A count n is read as log(1 + n). A rate is read as the log-odds of (c + a p) / (n + a), where c
     of n had the outcome, a is `PSEUDO_IMPRESSIONS`, and p is the same rate of the prior entity
-    (the surface) over its longest window, as known at the impression. A number x is read as
+    over its longest window, as known at the impression. A number x is read as
     sign(x) log(1 + |x|); a missing one stays NaN.
 
     Returns:
@@ -132,8 +132,8 @@ def smoothed_log_odds(
 ) -> np.ndarray:
     """The counting baseline: log-odds of surface, item and user rates, added.
 
-    logit p = logit p_surface + (logit p_ad - logit p_surface) + (logit p_user - logit p_surface),
-    every rate as known at the impression and smoothed towards its surface's.
+    logit p = logit p_0 + sum over e of (logit p_e - logit p_0), every rate as known at the
+    impression, p_0 the prior entity's and p_e smoothed towards it.
 
     Args:
         dense: Dense features.
@@ -145,21 +145,15 @@ def smoothed_log_odds(
         Logits (natural log-odds).
     """
     features = contract.features
-    outcomes = set(contract.tasks[task].outcomes)
-    count = next(
-        name
-        for name in features.rates
-        if set(features.counts[name]) == outcomes
-        and features.counts[features.rates[name]] == [IMPRESSION]
-    )
+    count = contract.rate_of(contract.tasks[task])
     longest = max(features.windows_days)
 
     def rate(entity: str) -> np.ndarray:
         return dense[:, spec.dense.index(f"rate_{entity}_{count}_{longest}d")].astype(np.float64)
 
     own = {tuple(key): entity for entity, key in features.entities.items()}
-    surface, ad, user = (rate(own[(key,)]) for key in ("surface", "ad_id", "user_id"))
-    return ad + user - surface
+    prior = rate(features.prior_entity)
+    return prior + sum(rate(own[(key,)]) - prior for key in ("surface", "ad_id", "user_id"))
 
 
 class Packed:

@@ -1,5 +1,7 @@
 """Row-wise AdaGrad against plain numbers and torch, and states that grow with the vocabulary."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.config import TableConfig
 from model.embeddings import grow_table
-from model.optim import RowWiseAdagrad, build_optimizers, extend_optimizer_state, warm_up
+from model.optim import RowWiseAdagrad, WeightAverage, build_optimizers, extend_optimizer_state
 from model.ranker import Ranker, Student
 from tests.model.samples import distillation_config, make_batch, ranker_config
 from tests.reference import model_optim as reference
@@ -149,18 +151,18 @@ def test_step_leaves_unread_rows_bit_identical():
     assert set(changed.tolist()) == set(batch.categorical[:, 1].tolist())
 
 
-def test_warm_up_rises_linearly_and_then_stays():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = warm_up(optimizer, num_steps=4)
-    rates = []
-    for _ in range(6):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
-
-
-def test_no_warm_up_starts_at_the_full_rate():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    warm_up(optimizer, num_steps=0)
-    assert optimizer.param_groups[0]["lr"] == 2.0
+def test_weight_average_follows_its_formula_and_leaves_tables_alone():
+    model = Ranker(ranker_config(), seed=1)
+    average = WeightAverage(model, horizon_steps=2.0)
+    names = {name for name, _ in model.named_parameters() if not name.startswith("tables.")}
+    assert set(average.averages) == names
+    name = next(iter(sorted(names)))
+    weight = dict(model.named_parameters())[name]
+    expected = weight.detach().clone()
+    for step in range(40):
+        with torch.no_grad():
+            weight.add_(1.0)
+        decay = min(math.exp(-0.5), (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight.detach()
+        average.update(step)
+    torch.testing.assert_close(average.averages[name], expected)

@@ -1,0 +1,97 @@
+"""Batches of one model, read out of the packed arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jobs.training.inputs import Packed
+from jobs.training.segments import Segment
+from model.batch import Batch
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One worker's share of a global batch."""
+
+    rows: np.ndarray
+    batch: Batch
+    labels: Tensor
+    mask: Tensor
+    num_labels: Tensor
+    """Labels that count in the global batch, per task."""
+    teacher: Tensor | None = None
+    """Teacher probabilities, NaN where missing."""
+    num_scores: Tensor | None = None
+    """Labels that count and have a score in the global batch, per task."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the batches of one model out of the packed arrays."""
+
+    packed: Packed
+    tasks: list[int]
+    """Columns of the packed labels, in the model's order."""
+    keep: np.ndarray | None
+    """Rows the model may see; all if None."""
+    domains: np.ndarray
+    """The model's domain index by packed domain index."""
+    batch_size: int
+    max_events: int
+    teacher: np.ndarray | None = None
+    """Teacher probabilities by packed row and model task."""
+
+    def rows(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with a label that matured in a segment, in time order, and which labels did."""
+        mask = self.packed.matured(segment.start, segment.end)[:, self.tasks]
+        if self.keep is not None:
+            mask = mask & self.keep[:, None]
+        rows = np.flatnonzero(mask.any(axis=1))
+        return rows, mask[rows]
+
+    def num_steps(self, segment: Segment) -> int:
+        """Batches of a segment."""
+        return -(-len(self.rows(segment)[0]) // self.batch_size)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Rows as the model's input."""
+        batch = self.packed.batch(rows, self.max_events)
+        domain = torch.from_numpy(self.domains)[batch.domain]
+        return Batch(batch.categorical, batch.dense, domain, batch.history)
+
+    def pieces(self, segment: Segment, rank: int, world: int, skip: int = 0) -> Iterator[Piece]:
+        """A worker's share of each global batch: every `world`-th row.
+
+        Args:
+            segment: Labels to learn.
+            rank: The worker.
+            world: Workers.
+            skip: Global batches that have been learnt before a resume.
+        """
+        rows, masks = self.rows(segment)
+        for low in range(skip * self.batch_size, len(rows), self.batch_size):
+            whole = slice(low, low + self.batch_size)
+            scored = None if self.teacher is None else ~np.isnan(self.teacher[rows[whole]])
+            taken, mask = rows[whole][rank::world], masks[whole][rank::world]
+            if len(taken) == 0:
+                # Fewer rows than workers: this one takes part with a row that counts for nothing.
+                taken, mask = rows[whole][:1], np.zeros_like(masks[whole][:1])
+            labels = self.packed.labels[taken][:, self.tasks]
+            yield Piece(
+                rows=taken,
+                batch=self.batch(taken),
+                labels=torch.from_numpy(labels),
+                mask=torch.from_numpy(mask),
+                num_labels=_counts(masks[whole]),
+                teacher=None if self.teacher is None else torch.from_numpy(self.teacher[taken]),
+                num_scores=None if scored is None else _counts(masks[whole] & scored),
+            )
+
+
+def _counts(mask: np.ndarray) -> Tensor:
+    return torch.from_numpy(mask.sum(axis=0).astype(np.float32))

@@ -1,0 +1,190 @@
+"""A model on its way: made fresh or from its parent, trained over segments, saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jobs.command import log
+from jobs.config import RunConfig, Training, Trial
+from jobs.training.checkpoints import (
+    Card,
+    Checkpoint,
+    build_model,
+    grown,
+    load_checkpoint,
+    save_checkpoint,
+)
+from jobs.training.loop import Learner, Progress
+from jobs.training.reader import Reader
+from jobs.training.segments import Segment
+from model.config import RankerConfig
+from model.optim import WeightAverage, build_optimizers
+from model.ranker import Ranker, Student
+
+_SAMPLE_EVERY = 50
+"""Every so many rows are looked at for the scale of event features."""
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """What a model predicted of a segment before learning it."""
+
+    ends: datetime
+    num_rows: list[float]
+    ne: list[float]
+    """Per task; NaN where undefined."""
+    calibration: list[float]
+
+
+def blank_card(
+    config: RunConfig, name: str, ranker: RankerConfig, reader: Reader, trial: Trial
+) -> Card:
+    """The card of a model that has learnt nothing yet."""
+    spec = reader.packed.spec
+    return Card(
+        name=name,
+        ranker=ranker.model_dump(mode="json"),
+        categorical=spec.categorical,
+        dense=spec.dense,
+        vocabulary_version=spec.vocabulary_version,
+        trained_until=None,
+        trial=trial.model_dump(),
+        warmup_steps=0,
+        run_id=config.run.run_id,
+    )
+
+
+def fresh(
+    card: Card, training: Training, reader: Reader, segments: Sequence[Segment]
+) -> tuple[Card, Learner]:
+    """A new model: dense features scaled, heads at the base rates of the first segment."""
+    model = build_model(card, training.seed)
+    ranker = model.ranker if isinstance(model, Student) else model
+    rows = np.concatenate([reader.rows(segment)[0] for segment in segments])
+    sample = reader.batch(rows[::_SAMPLE_EVERY])
+    ranker.fit_normalisers(
+        torch.from_numpy(reader.packed.dense[rows]),
+        None if sample.history is None else sample.history.dense,
+    )
+    model.set_prior(_base_rates(reader, segments[0], ranker.config))
+    steps = sum(reader.num_steps(segment) for segment in segments)
+    card = replace(card, warmup_steps=int(training.warmup_ratio * steps))
+    return card, _learner(card, training, model)
+
+
+def from_checkpoint(card: Card, training: Training, checkpoint: Checkpoint) -> tuple[Card, Learner]:
+    """A model that goes on from a checkpoint, its tables grown to the card's vocabulary.
+
+    Raises:
+        ConfigError: The checkpoint is of another shape, or its vocabulary is not an earlier one.
+    """
+    held = grown(checkpoint, card.ranker_config)
+    card = replace(
+        held.card,
+        vocabulary_version=card.vocabulary_version,
+        run_id=card.run_id,
+        distillation=card.distillation,
+    )
+    model = build_model(card, training.seed)
+    model.load_state_dict(held.weights)
+    learner = _learner(card, training, model)
+    learner.optimizers.dense.load_state_dict(held.dense_state)
+    learner.optimizers.sparse.load_state_dict(held.sparse_state)
+    for name, average in learner.average.averages.items():
+        average.copy_(held.averages[name])
+    learner.num_steps = card.num_steps
+    return card, learner
+
+
+def start(
+    card: Card,
+    training: Training,
+    reader: Reader,
+    segments: Sequence[Segment],
+    parent: Path | None,
+) -> tuple[Card, Learner]:
+    """A model at the start of a run: from its parent, or fresh where it has none."""
+    if parent is None:
+        return fresh(card, training, reader, segments)
+    card, learner = from_checkpoint(card, training, load_checkpoint(parent))
+    return replace(card, parent=str(parent), position={}), learner
+
+
+def train(
+    card: Card,
+    learner: Learner,
+    reader: Reader,
+    segments: Sequence[Segment],
+    on_segment: Callable[[Card, Learner, SegmentResult], None] = lambda *_: None,
+) -> tuple[Card, list[SegmentResult]]:
+    """Train over segments in one process.
+
+    Args:
+        card: What the model is.
+        learner: The model.
+        reader: Its batches.
+        segments: What to learn, in order.
+        on_segment: Called after each segment.
+
+    Returns:
+        The card afterwards, and what was predicted of each segment before it was learnt.
+    """
+    results = []
+    for segment in segments:
+        learner.progress = Progress.none(learner.num_tasks)
+        for piece in reader.pieces(segment, rank=0, world=1):
+            learner.learn(piece, world=1)
+        card = replace(card, trained_until=segment.end.isoformat(), num_steps=learner.num_steps)
+        result = segment_result(segment, learner.progress)
+        log.info("%s: until %s, NE %s", card.name, segment.end.date(), _short(result.ne))
+        results.append(result)
+        on_segment(card, learner, result)
+    return card, results
+
+
+def save(folder: Path, card: Card, learner: Learner) -> None:
+    """Write a checkpoint of a model."""
+    save_checkpoint(folder, learner.bare, learner.average.averages, learner.optimizers, card)
+
+
+def segment_result(segment: Segment, progress: Progress) -> SegmentResult:
+    """Figures of a segment from its sums."""
+    return SegmentResult(
+        segment.end, progress.num_rows.tolist(), progress.ne(), progress.calibration()
+    )
+
+
+def _learner(card: Card, training: Training, model: Ranker | Student) -> Learner:
+    trial = Trial(**card.trial)
+    return Learner(
+        model=model,
+        optimizers=build_optimizers(model, trial.lr_dense, trial.lr_sparse, trial.weight_decay),
+        trial=trial,
+        warmup_steps=card.warmup_steps,
+        average=WeightAverage(model, training.average_rows / training.batch_size),
+        clip_norm=training.clip_norm,
+        num_tasks=len(card.ranker_config.tasks),
+    )
+
+
+def _base_rates(reader: Reader, first: Segment, ranker: RankerConfig) -> torch.Tensor:
+    """Smoothed share of positives by the model's domain and task, over the first segment."""
+    rows, mask = reader.rows(first)
+    labels = reader.packed.labels[rows][:, reader.tasks]
+    domain = reader.domains[reader.packed.domain[rows].astype(np.int64)]
+    rates = []
+    for index in range(len(ranker.domains)):
+        own = mask & (domain == index)[:, None]
+        positives = np.where(own, labels, 0.0).sum(axis=0)
+        rates.append((positives + 1.0) / (own.sum(axis=0) + 10.0))
+    return torch.from_numpy(np.array(rates)).float()
+
+
+def _short(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
