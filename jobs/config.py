@@ -33,6 +33,8 @@ class Windows(Settings):
     has nothing to learn that its champion does not know; see RESULTS.md."""
     bootstrap_days: int = Field(default=30, ge=2)
     """Arrival days that a first run reads, its own included (fewer where the log starts later)."""
+    baseline_days: int = Field(default=30, ge=1)
+    """Days of examples that the baselines are fitted on, the run's day included."""
     max_late_days: int = Field(default=1, ge=0)
     """An impression may arrive this many days after it was shown; later ones are quarantined."""
 
@@ -246,6 +248,8 @@ class RunContext(Settings):
     """Hash of our source files."""
     config_hash: str
     """`Recipe.content_hash`."""
+    mlflow_run: str
+    """The MLflow run under which the run's models lie."""
 
 
 class RunConfig(Recipe):
@@ -269,11 +273,6 @@ class RunConfig(Recipe):
     def table(self, name: str) -> str:
         """Location of a Delta table."""
         return str(Path(self.home) / "tables" / self.contract.name / name)
-
-    @property
-    def mlflow_uri(self) -> str:
-        """Tracking and registry store."""
-        return self.resources.mlflow_uri or f"sqlite:///{Path(self.home)}/mlflow/mlflow.db"
 
     @property
     def days(self) -> list[date]:

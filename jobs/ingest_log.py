@@ -56,6 +56,7 @@ class _Ingest:
         self.rows: dict[str, int] = {}
         self.verdicts: list[tuple[str, date, str, int]] = []
         self.quarantined: list[DataFrame] = []
+        self.orphans = 0
 
     def run(self) -> JobSummary:
         with _contract_mistakes():
@@ -119,6 +120,8 @@ class _Ingest:
         if about:
             known = about[0] if len(about) == 1 else about[0].unionByName(about[1])
             events = _union(events, ingest.outcome_events(happened, known))
+            # Kept as outcomes, should their impression arrive late; counted, as they are no events.
+            self.orphans += happened.join(known, on="impression_id", how="left_anti").count()
         return _union(outcomes, happened), events
 
     def _events(self, name: str, feed: EventsFeed) -> DataFrame | None:
@@ -159,19 +162,22 @@ class _Ingest:
             raw = self._read(name)
             if raw is not None:
                 rows = ingest.attributes(raw, feed, self.contract)
-                self._write(attribute_table(name), rows, ["entity_id", "known_ts"])
+                daily = "{day}" in feed.path
+                days = self.days if daily else [self.contract.first_day]
+                self._write(attribute_table(name), rows, ["entity_id", "known_ts"], days)
 
-    def _write(self, table: str, df: DataFrame | None, order: list[str]) -> None:
+    def _write(
+        self, table: str, df: DataFrame | None, order: list[str], days: list[date] | None = None
+    ) -> None:
         if df is None:
             return
         from pyspark.sql import functions as F
 
-        kept = df.where(F.col("day").isin(self.days))
+        days = days or self.days
+        kept = df.where(F.col("day").isin(days))
         context = {"run_id": self.config.run.run_id, "config_hash": self.config.run.config_hash}
         commit = {**context, "code_hash": self.config.run.code_hash, "inputs": {}}
-        written = write_days(
-            kept, self.config.table(table), days=self.days, order=order, commit=commit
-        )
+        written = write_days(kept, self.config.table(table), days=days, order=order, commit=commit)
         self.outputs[table] = written.version
         self.rows[table] = self.rows.get(table, 0) + sum(written.rows.values())
         log.info("%s: %d rows, %d days changed", table, self.rows[table], len(written.changed))
@@ -189,7 +195,11 @@ class _Ingest:
             job="ingest_log",
             outputs=self.outputs,
             rows=self.rows,
-            details={"verdicts": dict(totals), "days": len(self.days)},
+            details={
+                "verdicts": dict(totals),
+                "days": len(self.days),
+                "outcomes_without_impression": self.orphans,
+            },
         )
 
 

@@ -8,9 +8,11 @@ in the run's folder. Guarantees: rows in order of time; the same tables give the
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from jobs import delta
 from jobs.command import JobSummary, main, read_summary
-from jobs.config import RunConfig
+from jobs.config import RunConfig, days_between
 from jobs.days import shown_days
 from jobs.training.inputs import Packed, pack
 from jobs.vocabulary import read_vocabulary
@@ -19,9 +21,10 @@ FOLDER = "packed"
 
 
 def run(config: RunConfig) -> JobSummary:
-    """Pack the days that the run's training or gates may touch."""
+    """Pack the days that the run's training or gates may touch, and those baselines learn."""
     built = read_summary(config, "build_tables").outputs
-    days = shown_days(config)
+    first = config.plan.day - timedelta(days=config.windows.baseline_days - 1)
+    days = sorted({*shown_days(config), *days_between(first, config.plan.day)})
     examples = delta.read_days(config.table("examples"), days, version=built["examples"])
     timelines = delta.read_days(config.table("timelines"), days, version=built["timelines"])
     vocabulary = read_vocabulary(config.table("vocabulary"), built["vocabulary"])

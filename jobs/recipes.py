@@ -51,7 +51,7 @@ def kuairand() -> Recipe:
                 head_hidden=(64,),
             ),
             batch_size=512,
-            trials=(Trial(lr_dense=2e-3, lr_sparse=2e-2),),
+            trials=(Trial(lr_dense=2e-3, lr_sparse=1e-1),),
         ),
         domain_student=_student(width=16, batch_size=256),
         vertical_student=_student(width=16, batch_size=128),
@@ -102,7 +102,7 @@ def _student(width: int, batch_size: int) -> Student:
                 num_events=32,
             ),
             batch_size=batch_size,
-            trials=(Trial(lr_dense=2e-3, lr_sparse=2e-2),),
+            trials=(Trial(lr_dense=2e-3, lr_sparse=1e-1),),
         ),
         distillation=Distillation(),
     )

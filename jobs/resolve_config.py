@@ -29,8 +29,10 @@ from jobs.config import (
     with_overrides,
 )
 from jobs.errors import ConfigError
+from jobs.family import verticals
 from jobs.promotions import Ledger, Promotion, read_ledger
 from jobs.recipes import named_recipe
+from jobs.tracking import project_aliases, start_parent
 
 CONFIG = "config.json"
 
@@ -70,16 +72,20 @@ def resolve(
     home = lapidary_home()
     code = code_hash()
     ledger = read_ledger(str(home / "tables" / contract.name / "promotions"))
+    project_aliases(settings, str(home), ledger)
+    plan = make_plan(settings, chosen, ledger)
+    hashes = {"config_hash": settings.content_hash, "code_hash": code}
     short = hashlib.sha256(f"{dag_run}:{settings.content_hash}:{code}".encode()).hexdigest()[:8]
+    run_id = f"{chosen.isoformat()}-{short}"
     config = RunConfig(
         **settings.model_dump(),
         home=str(home),
-        plan=make_plan(settings, chosen, ledger),
+        plan=plan,
         run=RunContext(
-            run_id=f"{chosen.isoformat()}-{short}",
+            run_id=run_id,
             dag_run_id=dag_run,
-            code_hash=code,
-            config_hash=settings.content_hash,
+            mlflow_run=start_parent(settings, str(home), run_id, plan, hashes),
+            **hashes,
         ),
     )
     write_json(config.run_folder / CONFIG, config.model_dump(mode="json"))
@@ -147,7 +153,6 @@ def code_hash() -> str:
 def run(config: RunConfig) -> JobSummary:
     """Summarise a resolved configuration for the tasks that follow."""
     contract = config.contract
-    verticals = [f"{d}-{v}" for d, domain in contract.domains.items() for v in domain.verticals]
     feed = contract.impressions
     ready = (feed.ready or feed.path).format(day=config.plan.day.isoformat())
     return JobSummary(
@@ -158,7 +163,7 @@ def run(config: RunConfig) -> JobSummary:
             "day": config.plan.day.isoformat(),
             "plan": config.plan.reason,
             "domains": list(contract.domains),
-            "verticals": verticals,
+            "verticals": verticals(contract),
             "ready": f"{config.log_uri}/{ready}",
         },
     )

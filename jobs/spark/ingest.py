@@ -235,20 +235,21 @@ def sequence_events(raw: DataFrame, feed: SequencesFeed, contract: LogContract) 
 
 
 def attributes(raw: DataFrame, feed: AttributesFeed, contract: LogContract) -> DataFrame:
-    """Attributes of users or ads; rows known before the log's first day arrive on it."""
+    """Attributes of users or ads; undated ones are known since 1970.
+
+    A feed with a folder per day arrives day by day. A one-file feed is the newest state of
+    everything, and lies under the log's first day whatever its rows' known time.
+    """
     from pyspark.sql import functions as F
 
-    dated = feed.known_ts is not None
     known_ts = time_column(feed.known_ts) if feed.known_ts else F.timestamp_seconds(F.lit(0))
-    first = F.lit(contract.first_day)
-    day = F.greatest(local_day(known_ts, contract.time_zone), first) if dated else first
     named = {f"{feed.entity}_{n}": column(c).cast("string") for n, c in feed.attributes.items()}
     return (
         raw.select(
             column(feed.key).cast("string").alias("entity_id"),
             known_ts.alias("known_ts"),
             *[value.alias(name) for name, value in named.items()],
-            F.coalesce(F.col(FOLDER_DAY), day).alias("day"),
+            F.coalesce(F.col(FOLDER_DAY), F.lit(contract.first_day)).alias("day"),
         )
         .where(F.col("entity_id").isNotNull() & F.col("known_ts").isNotNull())
         .select(*tables.attributes(list(named)))

@@ -8,7 +8,6 @@ of them back to the last checkpoint, at the batch that followed it.
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,11 @@ import torch
 import torch.distributed as dist
 
 from jobs.command import log
-from jobs.config import RunConfig, Trial, load_config
+from jobs.config import RunConfig, load_config
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
 from jobs.training.checkpoints import Card, load_checkpoint, read_card
 from jobs.training.loop import Learner, Progress
-from jobs.training.segments import Segment
 
 if TYPE_CHECKING:
     from jobs.training.teacher import TeacherJob
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 _OBJECT_STORE_BYTES = 256 * 2**20
 
 
-def train_on_ray(config: RunConfig, job: TeacherJob) -> list[Path]:
+def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, dict[str, Any]]]:
     """Train the teacher over segments.
 
     Args:
@@ -38,7 +36,8 @@ def train_on_ray(config: RunConfig, job: TeacherJob) -> list[Path]:
         job: What to train, from where.
 
     Returns:
-        Folders of the checkpoints at the ends of the segments, in order.
+        Checkpoint folder and figures (`ends`, and per task `ne`, `calibration`, `rows`) at the end
+        of every segment, in order.
     """
     # Ray Train's controller looks for reports at this interval; the default of two seconds would
     # be waited for at every checkpoint.
@@ -83,9 +82,8 @@ def train_on_ray(config: RunConfig, job: TeacherJob) -> list[Path]:
     finally:
         ray.shutdown()
     assert result.best_checkpoints is not None
-    folders = [Path(checkpoint.path) for checkpoint, _ in result.best_checkpoints]
-    done = [folder for folder in folders if "step" not in read_card(folder).position]
-    return sorted(done, key=lambda folder: read_card(folder).position["segment"])
+    ends = [(Path(c.path), figures) for c, figures in result.best_checkpoints if figures]
+    return sorted(ends, key=lambda end: read_card(end[0]).position["segment"])
 
 
 def worker(options: dict[str, Any]) -> None:
@@ -94,14 +92,14 @@ def worker(options: dict[str, Any]) -> None:
     from ray.train import Checkpoint
     from ray.train.torch import prepare_model
 
-    from jobs.training.teacher import TeacherJob
+    from jobs.training.teacher import TeacherJob, teacher_reader
 
     config = load_config(options["config"])
     job = TeacherJob.from_json(options["job"])
     torch.set_num_threads(config.resources.worker_threads)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    reader = job.reader(config, open_packed(config))
+    reader = teacher_reader(config, open_packed(config))
     card, learner = job.start(config, reader)
     position = {"segment": 0, "step": 0}
     held = ray.train.get_checkpoint()

@@ -27,8 +27,10 @@ from model.config import RankerConfig
 from model.optim import WeightAverage, build_optimizers
 from model.ranker import Ranker, Student
 
-_SAMPLE_EVERY = 50
-"""Every so many rows are looked at for the scale of event features."""
+_SCALE_ROWS = 20_000
+"""About this many rows are looked at for the scale of dense features."""
+_SCALE_HISTORIES = 2_000
+"""About this many histories are looked at for the scale of event features."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ def fresh(
     model = build_model(card, training.seed)
     ranker = model.ranker if isinstance(model, Student) else model
     rows = np.concatenate([reader.rows(segment)[0] for segment in segments])
-    sample = reader.batch(rows[::_SAMPLE_EVERY])
+    sample = reader.batch(_spread(rows, _SCALE_HISTORIES))
     ranker.fit_normalisers(
-        torch.from_numpy(reader.packed.dense[rows]),
+        torch.from_numpy(reader.packed.dense[_spread(rows, _SCALE_ROWS)]),
         None if sample.history is None else sample.history.dense,
     )
     model.set_prior(_base_rates(reader, segments[0], ranker.config))
@@ -116,12 +118,16 @@ def start(
     return replace(card, parent=str(parent), position={}), learner
 
 
+def keep_nothing(card: Card, learner: Learner, result: SegmentResult) -> None:
+    """What `train` does after a segment unless told otherwise."""
+
+
 def train(
     card: Card,
     learner: Learner,
     reader: Reader,
     segments: Sequence[Segment],
-    on_segment: Callable[[Card, Learner, SegmentResult], None] = lambda *_: None,
+    on_segment: Callable[[Card, Learner, SegmentResult], None] = keep_nothing,
 ) -> tuple[Card, list[SegmentResult]]:
     """Train over segments in one process.
 
@@ -171,6 +177,11 @@ def _learner(card: Card, training: Training, model: Ranker | Student) -> Learner
         clip_norm=training.clip_norm,
         num_tasks=len(card.ranker_config.tasks),
     )
+
+
+def _spread(rows: np.ndarray, number: int) -> np.ndarray:
+    """About so many rows, evenly over time."""
+    return rows[:: max(1, len(rows) // number)]
 
 
 def _base_rates(reader: Reader, first: Segment, ranker: RankerConfig) -> torch.Tensor:

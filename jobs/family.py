@@ -1,0 +1,86 @@
+"""The models of a family: their names, and where their checkpoints lie in a run and in the past."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.config import RunConfig
+from jobs.promotions import Promotion, read_ledger
+
+if TYPE_CHECKING:
+    from jobs.contract import LogContract
+
+TWIN = "twin"
+"""Subfolder with the student's undistilled twin."""
+
+
+def teacher_name(config: RunConfig) -> str:
+    """Registered name of the teacher."""
+    return f"{config.family}-teacher"
+
+
+def domain_name(config: RunConfig, domain: str) -> str:
+    """Registered name of a domain student."""
+    return f"{config.family}-{domain}"
+
+
+def vertical_name(config: RunConfig, vertical: str) -> str:
+    """Registered name of a vertical student; `vertical` is `<domain>-<vertical>`."""
+    return f"{config.family}-{vertical}"
+
+
+def verticals(contract: LogContract) -> list[str]:
+    """Every `<domain>-<vertical>` of a contract."""
+    return [f"{d}-{v}" for d, domain in contract.domains.items() for v in domain.verticals]
+
+
+def student_names(config: RunConfig) -> list[str]:
+    """Registered names of all students, domains first."""
+    domains = [domain_name(config, domain) for domain in config.contract.domains]
+    return domains + [vertical_name(config, v) for v in verticals(config.contract)]
+
+
+def stage_folder(config: RunConfig, name: str, stage: str) -> Path:
+    """Checkpoint of a model in this run: `judged` before the gates, `final` after the gate window."""
+    return config.run_folder / "models" / name / stage
+
+
+def segment_folder(config: RunConfig, name: str, trial: int, index: int) -> Path:
+    """Checkpoint of a model at the end of a training segment."""
+    return config.run_folder / "models" / name / f"trial-{trial}" / f"segment-{index:03d}"
+
+
+def opponent(config: RunConfig) -> Promotion | None:
+    """The family that this run is judged against: the champion, or on a repeat the parent."""
+    number = config.plan.champion if config.plan.promotable else config.plan.parent
+    return None if number is None else read_ledger(config.table("promotions")).row(number)
+
+
+def opponent_folder(config: RunConfig, name: str) -> Path | None:
+    """Checkpoint of the opponent's model; None if it has none of that name."""
+    return _member_folder(config, opponent(config), name)
+
+
+def parent_folder(config: RunConfig, name: str) -> Path | None:
+    """Checkpoint that a model starts from; None on a first run or for a new model."""
+    if config.plan.parent is None:
+        return None
+    return _member_folder(
+        config, read_ledger(config.table("promotions")).row(config.plan.parent), name
+    )
+
+
+def _member_folder(config: RunConfig, family: Promotion | None, name: str) -> Path | None:
+    if family is None or name not in family.members:
+        return None
+    uri = family.members[name].uri
+    if "://" not in uri:
+        return Path(uri)
+    from mlflow.artifacts import download_artifacts
+
+    held = config.run_folder / "members" / str(family.number) / name
+    if not held.exists():
+        held.mkdir(parents=True)
+        download_artifacts(artifact_uri=uri, dst_path=str(held))
+    return held / uri.rstrip("/").rsplit("/", 1)[-1]

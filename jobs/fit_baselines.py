@@ -1,0 +1,87 @@
+"""Fit the baselines that a neural family has to be worth more than.
+
+Reads the packed examples. Writes `baselines.npz` in the run's folder: probabilities for the gate
+window of the base rate, the smoothed log-odds of surface, ad and user, logistic regression, and
+gradient-boosted trees, all on the same point-in-time features and the labels that had matured
+before the gate window. They start afresh in every run, on the rows that are packed.
+
+    python -m jobs.fit_baselines --config var/runs/<run>/config.json
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jobs.command import JobSummary, log, main
+from jobs.config import RunConfig
+from jobs.pack_examples import open_packed
+from jobs.training.inputs import Packed, smoothed_log_odds
+from jobs.training.segments import Segment, gate_segment
+
+FILE = "baselines.npz"
+NAMES = ("base_rate", "log_odds", "logistic", "trees")
+
+
+def run(config: RunConfig) -> JobSummary:
+    """Fit and predict."""
+    packed = open_packed(config)
+    gate = packed.matured(config.plan.gate_start, config.plan.gate_end)
+    rows = np.flatnonzero(gate.any(axis=1))
+    predictions = {
+        name: np.zeros((len(rows), len(packed.spec.tasks)), np.float32) for name in NAMES
+    }
+    fitted = 0
+    for t, task in enumerate(packed.spec.tasks):
+        learnt = np.flatnonzero(packed.matured(None, config.plan.gate_start)[:, t])
+        fitted = max(fitted, len(learnt))
+        y = packed.labels[learnt, t]
+        predictions["base_rate"][:, t] = y.mean()
+        logits = smoothed_log_odds(packed.dense[rows], packed.spec, config.contract, task)
+        predictions["log_odds"][:, t] = 1.0 / (1.0 + np.exp(-logits))
+        for name, predict in (("logistic", _logistic), ("trees", _trees)):
+            predictions[name][:, t] = predict(packed, learnt, y, rows)
+            log.info("%s: %s fitted on %d rows", name, task, len(learnt))
+    np.savez(config.run_folder / FILE, rows=rows, **predictions)
+    return JobSummary(
+        job="fit_baselines", inputs=packed.inputs, rows={"learnt": fitted, "gate": len(rows)}
+    )
+
+
+def _logistic(packed: Packed, learnt: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    def read(at: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.nan_to_num(packed.dense[at]), _one_hot(packed, at)], axis=1)
+
+    scaler = StandardScaler(copy=False).fit(read(learnt))
+    model = LogisticRegression(C=0.1, max_iter=100, tol=1e-3)
+    model.fit(scaler.transform(read(learnt)), y)
+    return model.predict_proba(scaler.transform(read(rows)))[:, 1]
+
+
+def _trees(packed: Packed, learnt: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    def read(at: np.ndarray) -> np.ndarray:
+        return np.concatenate([packed.dense[at], packed.categorical[at]], axis=1, dtype=np.float32)
+
+    model = HistGradientBoostingClassifier(
+        max_iter=150,
+        learning_rate=0.08,
+        min_samples_leaf=100,
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=0,
+    )
+    return model.fit(read(learnt), y).predict_proba(read(rows))[:, 1]
+
+
+def _one_hot(packed: Packed, at: np.ndarray) -> np.ndarray:
+    index = packed.spec.categorical.index("surface")
+    size = packed.spec.table_rows["surface"]
+    return np.eye(size, dtype=np.float32)[packed.categorical[at, index]]
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

@@ -1,0 +1,326 @@
+"""MLflow: one parent run per retrain, one child per model, registered versions that say why.
+
+Jobs write to the store by its URI; no server is needed. Weights are logged as safetensors with
+their card, never as pickled modules.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.command import log
+from jobs.config import Plan, Recipe, Training
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+    from jobs.config import RunConfig
+    from jobs.promotions import Ledger
+    from jobs.training.checkpoints import Card
+    from jobs.training.inputs import Packed
+
+RUN_TAG = "lapidary.run_id"
+MODEL_TAG = "lapidary.model"
+WEIGHTS_TAG = "weights_hash"
+
+
+class Run:
+    """One MLflow run being written."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client = client
+        self.id = run_id
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters."""
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)[:6000]) for key, value in values.items()]
+        self.client.log_batch(self.id, params=params)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log figures; undefined ones are left out."""
+        self.curves({name: [(step, value)] for name, value in values.items()})
+
+    def curves(self, values: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Log figures over steps; undefined ones are left out."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [
+            Metric(name, float(value), now, step)
+            for name, line in values.items()
+            for step, value in line
+            if value is not None and value == value
+        ]
+        for low in range(0, len(points), 1000):
+            self.client.log_batch(self.id, metrics=points[low : low + 1000])
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Log a plot."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            figure.savefig(path, dpi=120, bbox_inches="tight")
+            self.client.log_artifact(self.id, str(path), "plots")
+
+    def inputs(self, config: RunConfig, versions: Mapping[str, int | None]) -> None:
+        """Log Delta tables as datasets, with their versions."""
+        from mlflow.data.delta_dataset_source import DeltaDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        found = []
+        for name, version in versions.items():
+            if version is None:
+                continue
+            source = DeltaDatasetSource(path=config.table(name), delta_table_version=version)
+            dataset = MetaDataset(source, name=name, digest=f"v{version}")
+            tag = InputTag("mlflow.data.context", "training")
+            found.append(DatasetInput(dataset._to_mlflow_entity(), tags=[tag]))
+        self.client.log_inputs(self.id, found)
+        # MLflow drops a version 0 from a source.
+        self.params({f"version_{name}": version for name, version in versions.items()})
+
+
+def start_parent(
+    recipe: Recipe, home: str, run_id: str, plan: Plan, hashes: Mapping[str, str]
+) -> str:
+    """Find or make the parent run of a retrain.
+
+    Returns:
+        Its MLflow run id.
+    """
+    client = _client(recipe, home)
+    experiment = _experiment(client, recipe, home)
+    found = client.search_runs(
+        [experiment], f"tags.`{RUN_TAG}` = '{run_id}' AND tags.kind = 'retrain'"
+    )
+    if found:
+        return found[0].info.run_id
+    tags = {
+        RUN_TAG: run_id,
+        "kind": "retrain",
+        "day": plan.day.isoformat(),
+        "recipe": recipe.name,
+        "plan": plan.reason,
+        **hashes,
+    }
+    run = client.create_run(experiment, run_name=f"retrain {plan.day} ({run_id[-8:]})", tags=tags)
+    Run(client, run.info.run_id).params(
+        {
+            "day": plan.day,
+            "recipe": recipe.name,
+            "bootstrap": plan.bootstrap,
+            "parent_promotion": plan.parent,
+            "champion_promotion": plan.champion,
+            "gate_start": plan.gate_start,
+            "gate_end": plan.gate_end,
+            **hashes,
+        }
+    )
+    return run.info.run_id
+
+
+def parent_run(config: RunConfig) -> Run:
+    """The run of this retrain."""
+    return Run(_client(config, config.home), config.run.mlflow_run)
+
+
+@contextmanager
+def child_run(config: RunConfig, name: str, kind: str) -> Iterator[Run]:
+    """A fresh run for a model, below the retrain's; one that an earlier try left is deleted."""
+    client = _client(config, config.home)
+    experiment = _experiment(client, config, config.home)
+    for earlier in _children(client, experiment, config, name):
+        client.delete_run(earlier)
+    tags = {
+        "mlflow.parentRunId": config.run.mlflow_run,
+        RUN_TAG: config.run.run_id,
+        MODEL_TAG: name,
+        "kind": kind,
+        "day": config.plan.day.isoformat(),
+    }
+    run = client.create_run(experiment, run_name=name, tags=tags)
+    try:
+        yield Run(client, run.info.run_id)
+    except BaseException:
+        client.set_terminated(run.info.run_id, "FAILED")
+        raise
+    client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def find_child(config: RunConfig, name: str) -> Run:
+    """The run of a model in this retrain."""
+    client = _client(config, config.home)
+    (run_id, *_) = _children(client, _experiment(client, config, config.home), config, name)
+    return Run(client, run_id)
+
+
+def log_training(
+    run: Run,
+    config: RunConfig,
+    card: Card,
+    training: Training,
+    packed: Packed,
+    segments: Sequence[Mapping[str, Any]],
+) -> None:
+    """Log what a model is, what it read, and how its predictions fared before each update."""
+    from model.ranker import flops, num_parameters
+
+    ranker = card.ranker_config
+    sizes = asdict(card)
+    run.params(
+        {
+            **{f"network.{k}": v for k, v in training.network.model_dump().items()},
+            **{f"trial.{k}": v for k, v in card.trial.items()},
+            "batch_size": training.batch_size,
+            "seed": training.seed,
+            "num_parameters": num_parameters(ranker),
+            "flops_per_row": flops(ranker, _mean_events(packed, ranker)),
+            "vocabulary_version": sizes["vocabulary_version"],
+            "trained_until": card.trained_until,
+            "parent": card.parent,
+            "config_hash": config.run.config_hash,
+            "code_hash": config.run.code_hash,
+        }
+    )
+    run.inputs(config, packed.inputs)
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for index, figures in enumerate(segments):
+        for kind in ("ne", "calibration"):
+            for task, value in zip(ranker.tasks, figures[kind], strict=True):
+                curves.setdefault(f"before_update/{kind}_{task}", []).append((index, value))
+    run.curves(curves)
+
+
+def register(
+    run: Run, name: str, folder: Path, stage: str, tags: Mapping[str, str]
+) -> tuple[str, str]:
+    """Log a checkpoint under its model's run and register it as a version.
+
+    A version with the same weights is not registered again.
+
+    Args:
+        run: The model's run.
+        name: Registered model name.
+        folder: The checkpoint.
+        stage: `judged` or `final`.
+        tags: Tags of the version.
+
+    Returns:
+        The version and the location of its files.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from jobs.training.checkpoints import weights_hash
+
+    client = run.client
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    digest = weights_hash(folder)
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if version.tags.get(WEIGHTS_TAG) == digest and version.tags.get("stage") == stage:
+            return str(version.version), _local(str(version.source))
+    client.log_artifacts(run.id, str(folder), stage)
+    source = f"{client.get_run(run.id).info.artifact_uri}/{stage}"
+    version = client.create_model_version(
+        name, source, run.id, tags={**tags, WEIGHTS_TAG: digest, "stage": stage}
+    )
+    log.info("%s: registered version %s (%s)", name, version.version, stage)
+    return str(version.version), _local(source)
+
+
+def tag_version(config: RunConfig, name: str, version: str, tags: Mapping[str, str]) -> None:
+    """Say something of a registered version."""
+    client = _client(config, config.home)
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version, key, value)
+
+
+def project_aliases(recipe: Recipe, home: str, ledger: Ledger) -> None:
+    """Make the aliases `champion` and `previous` say what the ledger of promotions says."""
+    champion = ledger.champion
+    if champion is None:
+        return
+    client = _client(recipe, home)
+    families = {"champion": champion}
+    if champion.previous is not None:
+        families["previous"] = ledger.row(champion.previous)
+    for alias, family in families.items():
+        for name, member in family.members.items():
+            held = client.get_registered_model(name).aliases.get(alias)
+            if str(held) != member.version:
+                client.set_registered_model_alias(name, alias, member.version)
+
+
+def set_challenger(run: Run, name: str, version: str) -> None:
+    """Point the alias `challenger` at a version."""
+    run.client.set_registered_model_alias(name, "challenger", version)
+
+
+def close_parent(config: RunConfig, status: str) -> None:
+    """End the retrain's run."""
+    run = parent_run(config)
+    run.client.set_terminated(run.id, status)
+
+
+def _children(client: MlflowClient, experiment: str, config: RunConfig, name: str) -> list[str]:
+    query = (
+        f"tags.`mlflow.parentRunId` = '{config.run.mlflow_run}' AND tags.`{MODEL_TAG}` = '{name}'"
+    )
+    return [run.info.run_id for run in client.search_runs([experiment], query)]
+
+
+def _client(recipe: Recipe, home: str) -> MlflowClient:
+    import logging
+
+    # The store's schema migrations report every step at level INFO.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    uri = recipe.resources.mlflow_uri
+    if uri is None:
+        (Path(home) / "mlflow").mkdir(parents=True, exist_ok=True)
+        uri = f"sqlite:///{home}/mlflow/mlflow.db"
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _experiment(client: MlflowClient, recipe: Recipe, home: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    name = recipe.contract.name
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    location = None
+    if recipe.resources.mlflow_uri is None:
+        location = f"{home}/mlflow/artifacts/{name}"
+    try:
+        return client.create_experiment(name, artifact_location=location)
+    except MlflowException:
+        # Another job made it first.
+        again = client.get_experiment_by_name(name)
+        if again is None:
+            raise
+        return again.experiment_id
+
+
+def _local(uri: str) -> str:
+    return uri.removeprefix("file://")
+
+
+def _mean_events(packed: Packed, ranker: Any) -> float:
+    if ranker.history is None:
+        return 0.0
+    return float(packed.history_end.clip(max=ranker.history.max_events).mean())

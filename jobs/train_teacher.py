@@ -1,0 +1,87 @@
+"""Train the teacher on Ray Train: one pass over new labels in time order, from its parent.
+
+Reads the packed examples and the parent's checkpoint. Writes a checkpoint at the end of every
+segment (a day, as a rule) below `ray/` in the run's folder, and the one to be judged as
+`models/<teacher>/judged`. Guarantees: every label is learnt once, after it has been predicted;
+the number of workers does not change the result; a killed worker resumes.
+
+    python -m jobs.train_teacher --config var/runs/<run>/config.json
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs import tracking
+from jobs.command import JobSummary, log, main
+from jobs.config import RunConfig, Trial
+from jobs.family import parent_folder, segment_folder, stage_folder, teacher_name
+from jobs.pack_examples import open_packed
+from jobs.training.checkpoints import read_card
+from jobs.training.segments import training_segments
+from jobs.training.teacher import TeacherJob
+
+
+def run(config: RunConfig) -> JobSummary:
+    """Train the teacher up to the gate window."""
+    from jobs.training.ray_loop import train_on_ray
+
+    packed = open_packed(config)
+    name = teacher_name(config)
+    segments = training_segments(config.plan, packed, config.contract.time_zone)
+    parent = parent_folder(config, name)
+    trials = config.teacher.trials
+    if parent is not None:
+        trials = (Trial(**read_card(parent).trial),)
+    tried: list[tuple[float, int, list[tuple[Path, dict[str, Any]]]]] = []
+    for index, trial in enumerate(trials):
+        job = TeacherJob(
+            name=f"teacher-{index}",
+            segments=tuple(segments),
+            trial=trial,
+            parent=None if parent is None else str(parent),
+        )
+        reports = train_on_ray(config, job)
+        score = float(np.nanmean(reports[-1][1]["ne"]))
+        log.info("%s: trial %d has NE %.4f on the last segment", name, index, score)
+        tried.append((score, index, reports))
+    _, chosen, reports = min(tried)
+    for index, (folder, _) in enumerate(reports):
+        target = segment_folder(config, name, chosen, index)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder, target)
+    judged = stage_folder(config, name, "judged")
+    shutil.rmtree(judged, ignore_errors=True)
+    shutil.copytree(reports[-1][0], judged)
+    card = read_card(judged)
+    with tracking.child_run(config, name, "teacher") as mlflow_run:
+        figures = [figures for _, figures in reports]
+        tracking.log_training(mlflow_run, config, card, config.teacher, packed, figures)
+        version, _ = tracking.register(
+            mlflow_run, name, judged, "judged", {"trained_until": str(card.trained_until)}
+        )
+        tracking.set_challenger(mlflow_run, name, version)
+    return JobSummary(
+        job="train_teacher",
+        inputs=packed.inputs,
+        rows={"learnt": int(sum(max(m["rows"]) for _, m in reports))},
+        details={
+            "trained_until": card.trained_until,
+            "steps": card.num_steps,
+            "segments": len(reports),
+            "chosen_trial": chosen,
+            "ne_before_update": reports[-1][1]["ne"],
+            "trial": card.trial,
+            "version": version,
+            "workers": config.resources.num_workers,
+        },
+        mlflow_run=mlflow_run.id,
+    )
+
+
+if __name__ == "__main__":
+    main(run, __doc__)

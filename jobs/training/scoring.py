@@ -1,0 +1,170 @@
+"""Scores: a model's probabilities, always from a checkpoint that had not learnt the row.
+
+The scores of one scorer lie in the Delta table `teacher_scores/<scorer>`. A row is scored by the
+last checkpoint whose `trained_until` is not after the impression; the rule is checked again, and
+fatal, where scores are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from jobs import delta
+from jobs.config import RunConfig, day_of
+from jobs.errors import ConfigError
+from jobs.training.checkpoints import load_model, read_card
+from jobs.training.inputs import Packed, to_us
+from jobs.training.reader import Reader
+from model.ranker import Ranker, Student
+
+_ROWS_PER_BATCH = 1024
+
+
+def predict(model: Ranker | Student, reader: Reader, rows: np.ndarray) -> np.ndarray:
+    """Probabilities of rows.
+
+    Returns:
+        float32, rows x tasks of the model.
+    """
+    ranker = model.ranker if isinstance(model, Student) else model
+    parts = [np.zeros((0, len(ranker.config.tasks)), np.float32)]
+    with torch.inference_mode():
+        for low in range(0, len(rows), _ROWS_PER_BATCH):
+            batch = reader.batch(rows[low : low + _ROWS_PER_BATCH])
+            parts.append(torch.sigmoid(ranker(batch).logits).numpy())
+    return np.concatenate(parts)
+
+
+def scores_table(config: RunConfig, scorer: str) -> str:
+    """Table of a scorer's scores."""
+    return config.table(f"teacher_scores/{scorer}")
+
+
+def score_out_of_sample(
+    config: RunConfig, scorer: str, reader: Reader, checkpoints: Sequence[Path]
+) -> tuple[dict[date, int], int | None]:
+    """Score every row that comes after some checkpoint, by the last one before it.
+
+    Args:
+        config: The run's configuration.
+        scorer: Registered name of the model that scores.
+        reader: Its batches.
+        checkpoints: Its checkpoints, in the order of `trained_until`.
+
+    Returns:
+        Rows scored by day of impression, and the table's version.
+    """
+    packed = reader.packed
+    kept = np.ones(packed.num_rows, bool) if reader.keep is None else reader.keep
+    cards = [read_card(folder) for folder in checkpoints]
+    ends = np.array([to_us(_learnt_until(card.learnt_until)) for card in cards])
+    assert np.all(np.diff(ends) > 0), "checkpoints are in order"
+    chosen = np.searchsorted(ends, packed.event_us, side="right") - 1
+    parts = []
+    for index, (folder, card) in enumerate(zip(checkpoints, cards, strict=True)):
+        rows = np.flatnonzero(kept & (chosen == index))
+        if len(rows) == 0:
+            continue
+        scores = predict(load_model(folder), reader, rows)
+        columns = {f"p_{t}": scores[:, i] for i, t in enumerate(card.ranker_config.tasks)}
+        parts.append(
+            pa.table(
+                {
+                    "impression_id": packed.impression_ids().take(pa.array(rows)),
+                    "event_ts": pa.array(packed.event_us[rows], pa.timestamp("us", "UTC")),
+                    "trained_until": pa.array(
+                        np.full(len(rows), ends[index]), pa.timestamp("us", "UTC")
+                    ),
+                    "scorer_run": pa.array([card.run_id] * len(rows)),
+                    **columns,
+                }
+            )
+        )
+    return _write(config, scorer, parts, packed)
+
+
+def _write(
+    config: RunConfig, scorer: str, parts: list[pa.Table], packed: Packed
+) -> tuple[dict[date, int], int | None]:
+    uri = scores_table(config, scorer)
+    written: dict[date, int] = {}
+    if parts:
+        table = pa.concat_tables(parts)
+        local = pc.assume_timezone(
+            pc.local_timestamp(
+                table["event_ts"].cast(pa.timestamp("us", config.contract.time_zone))
+            ),
+            "UTC",
+        ).cast(pa.date32())
+        run = config.run
+        commit = {
+            "run_id": run.run_id,
+            "config_hash": run.config_hash,
+            "code_hash": run.code_hash,
+            "inputs": packed.inputs,
+        }
+        for day in sorted(set(local.to_pylist())):
+            rows = table.filter(pc.equal(local, day))
+            delta.write_arrow_day(uri, rows, day, ["event_ts", "impression_id"], commit)
+            written[day] = rows.num_rows
+    return written, delta.latest_version(uri)
+
+
+def read_scores(config: RunConfig, scorer: str, packed: Packed, tasks: Sequence[str]) -> np.ndarray:
+    """A scorer's probabilities by packed row.
+
+    Args:
+        config: The run's configuration.
+        scorer: Registered name of the model that scored.
+        packed: The rows.
+        tasks: Tasks to read, in order.
+
+    Returns:
+        float32, rows x tasks; NaN where a row has no score.
+
+    Raises:
+        ConfigError: A score comes from a checkpoint that had learnt past its impression.
+    """
+    uri = scores_table(config, scorer)
+    zone = config.contract.time_zone
+    ends = (packed.event_us[0], packed.event_us[-1])
+    first, last = (day_of(datetime.fromtimestamp(end / 1e6, UTC), zone) for end in ends)
+    days = [d for d in delta.partition_days(delta.open_table(uri)) if first <= d <= last]
+    columns = ["impression_id", "event_ts", "trained_until", *[f"p_{task}" for task in tasks]]
+    scores = delta.read_days(uri, days, columns)
+    check_out_of_sample(scores, scorer)
+    found = pc.index_in(packed.impression_ids(), value_set=scores["impression_id"].combine_chunks())
+    values = np.full((packed.num_rows, len(tasks)), np.nan, np.float32)
+    known = ~found.is_null().to_numpy(zero_copy_only=False)
+    at = found.drop_null().to_numpy()
+    for i, task in enumerate(tasks):
+        values[known, i] = scores[f"p_{task}"].to_numpy()[at]
+    return values
+
+
+def check_out_of_sample(scores: pa.Table, scorer: str) -> None:
+    """Refuse scores of a scorer that had learnt past the impression.
+
+    Raises:
+        ConfigError: There is one; the first is named.
+    """
+    late = pc.greater(scores["trained_until"], scores["event_ts"])
+    if pc.any(late).as_py():
+        row = scores.filter(late).slice(0, 1).to_pylist()[0]
+        raise ConfigError(
+            f"teacher_scores/{scorer}: a score must come from a checkpoint trained until before "
+            f"its impression; found {row['impression_id']} of {row['event_ts']} scored by one "
+            f"trained until {row['trained_until']}; score the day again"
+        )
+
+
+def _learnt_until(moment: datetime | None) -> datetime:
+    assert moment is not None, "a checkpoint that scores has learnt something"
+    return moment

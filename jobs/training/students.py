@@ -1,0 +1,229 @@
+"""Students: distilled beside their undistilled twins, in one plain process.
+
+A student and its twin share initialisation, rows, order, steps and number of trials; only the
+distillation terms differ. The twin goes on from its own past, so that it is the student that the
+family would have had without a teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jobs import tracking
+from jobs.command import JobSummary, log
+from jobs.config import RunConfig, Student, Trial
+from jobs.family import (
+    TWIN,
+    domain_name,
+    parent_folder,
+    segment_folder,
+    stage_folder,
+    teacher_name,
+    vertical_name,
+    verticals,
+)
+from jobs.pack_examples import open_packed
+from jobs.training import trainee
+from jobs.training.checkpoints import Card, read_card
+from jobs.training.inputs import Packed
+from jobs.training.loop import Learner
+from jobs.training.networks import distillation_config, ranker_config
+from jobs.training.reader import Reader
+from jobs.training.scoring import read_scores, score_out_of_sample
+from jobs.training.segments import Segment, training_segments
+from jobs.training.trainee import SegmentResult
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """Which student, and whom it learns from."""
+
+    name: str
+    kind: str
+    """`domain` or `vertical`."""
+    domain: str
+    vertical: str | None
+    """`<domain>-<vertical>` of a vertical student."""
+    tasks: list[str]
+    scorer: str
+    """Registered name of the model whose scores it learns from."""
+    settings: Student
+
+
+def domain_plan(config: RunConfig, domain: str) -> StudentPlan:
+    """A domain student: all tasks of its domain, taught by the teacher."""
+    return StudentPlan(
+        name=domain_name(config, domain),
+        kind="domain",
+        domain=domain,
+        vertical=None,
+        tasks=list(config.contract.tasks),
+        scorer=teacher_name(config),
+        settings=config.domain_student,
+    )
+
+
+def vertical_plan(config: RunConfig, vertical: str) -> StudentPlan:
+    """A vertical student: its own tasks, taught by its domain student."""
+    domain, own = vertical.split("-", 1)
+    return StudentPlan(
+        name=vertical_name(config, vertical),
+        kind="vertical",
+        domain=domain,
+        vertical=vertical,
+        tasks=config.contract.vertical_tasks(domain, own),
+        scorer=domain_name(config, domain),
+        settings=config.vertical_student,
+    )
+
+
+def student_plans(config: RunConfig) -> list[StudentPlan]:
+    """All students of a family, domains first."""
+    domains = [domain_plan(config, domain) for domain in config.contract.domains]
+    return domains + [vertical_plan(config, v) for v in verticals(config.contract)]
+
+
+def student_reader(
+    config: RunConfig, plan: StudentPlan, packed: Packed, teacher: np.ndarray | None
+) -> Reader:
+    """A student's batches: the rows of its domain or vertical only."""
+    spec = packed.spec
+    domain = spec.domains.index(plan.domain)
+    keep = packed.domain == domain
+    if plan.vertical is not None:
+        keep = packed.vertical == spec.verticals.index(plan.vertical)
+    network = plan.settings.training.network
+    return Reader(
+        packed=packed,
+        tasks=[spec.tasks.index(task) for task in plan.tasks],
+        keep=keep,
+        # A student has one domain, its own.
+        domains=np.zeros(len(spec.domains), dtype=np.int64),
+        batch_size=plan.settings.training.batch_size,
+        max_events=(
+            config.timeline.num_events if network.num_events is None else network.num_events
+        ),
+        teacher=teacher,
+    )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A trained model: the student or its twin."""
+
+    card: Card
+    learner: Learner
+    results: list[SegmentResult]
+    segments: list[Path]
+    """Checkpoints at the ends of the segments, where they were kept."""
+
+    @property
+    def ne(self) -> float:
+        """Mean NE over tasks of the last segment's labels, before they were learnt."""
+        return float(np.nanmean(self.results[-1].ne))
+
+
+def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
+    """Train a student and its twin up to the gate window; a domain student scores its rows too."""
+    torch.set_num_threads(config.resources.worker_threads)
+    packed = open_packed(config)
+    teacher = read_scores(config, plan.scorer, packed, plan.tasks)
+    reader = student_reader(config, plan, packed, teacher)
+    segments = training_segments(config.plan, packed, config.contract.time_zone)
+    parent = parent_folder(config, plan.name)
+    twin_parent = None if parent is None else parent / TWIN
+    student = _best_arm(config, plan, reader, segments, parent, distilled=True)
+    twin = _best_arm(config, plan, reader, segments, twin_parent, distilled=False)
+    judged = stage_folder(config, plan.name, "judged")
+    trainee.save(judged, student.card, student.learner)
+    trainee.save(judged / TWIN, twin.card, twin.learner)
+    scored, version = {}, None
+    if plan.kind == "domain":
+        checkpoints = ([] if parent is None else [parent]) + student.segments
+        scored, version = score_out_of_sample(config, plan.name, reader, checkpoints)
+    with tracking.child_run(config, plan.name, plan.kind) as mlflow_run:
+        training = plan.settings.training
+        figures = [asdict(result) for result in student.results]
+        tracking.log_training(mlflow_run, config, student.card, training, packed, figures)
+        mlflow_run.params({f"distillation.{k}": v for k, v in plan.settings.distillation})
+        mlflow_run.params({"teacher": plan.scorer, "twin_trial": twin.card.trial})
+        tags = {"trained_until": str(student.card.trained_until), "teacher": plan.scorer}
+        registered, _ = tracking.register(mlflow_run, plan.name, judged, "judged", tags)
+        tracking.set_challenger(mlflow_run, plan.name, registered)
+        mlflow_run.metrics({"student_ne": student.ne, "twin_ne": twin.ne}, step=0)
+    return JobSummary(
+        job=f"train_{plan.kind}_student",
+        part=plan.name,
+        inputs=packed.inputs,
+        outputs={} if version is None else {f"teacher_scores/{plan.name}": version},
+        rows={
+            "learnt": int(sum(max(result.num_rows) for result in student.results)),
+            "with_teacher_score": int((~np.isnan(teacher)).all(axis=1)[reader.keep].sum()),
+            "scored": sum(scored.values()),
+        },
+        details={
+            "student_ne_before_update": student.results[-1].ne,
+            "twin_ne_before_update": twin.results[-1].ne,
+            "trial": student.card.trial,
+            "trials": len(training.trials),
+            "version": registered,
+        },
+        mlflow_run=mlflow_run.id,
+    )
+
+
+def student_card(
+    config: RunConfig, plan: StudentPlan, reader: Reader, trial: Trial, *, distilled: bool
+) -> Card:
+    """The card of a student, or of its twin, that has learnt nothing yet."""
+    network = plan.settings.training.network
+    spec = reader.packed.spec
+    ranker = ranker_config(network, config.timeline, spec, [plan.domain], plan.tasks)
+    card = trainee.blank_card(config, plan.name, ranker, reader, trial)
+    if not distilled:
+        return card
+    distillation = distillation_config(plan.settings.distillation, plan.tasks)
+    return replace(card, distillation=distillation.model_dump(mode="json"))
+
+
+def _best_arm(
+    config: RunConfig,
+    plan: StudentPlan,
+    reader: Reader,
+    segments: Sequence[Segment],
+    parent: Path | None,
+    *,
+    distilled: bool,
+) -> Arm:
+    """Train with every trial and keep the best; a warm start keeps its parent's."""
+    trials = plan.settings.training.trials
+    if parent is not None:
+        trials = (Trial(**read_card(parent).trial),)
+    arms = []
+    for index, trial in enumerate(trials):
+        card = student_card(config, plan, reader, trial, distilled=distilled)
+        card, learner = trainee.start(card, plan.settings.training, reader, segments, parent)
+        kept: list[Path] = []
+
+        def keep(
+            card: Card,
+            learner: Learner,
+            _: SegmentResult,
+            index: int = index,
+            kept: list[Path] = kept,
+        ) -> None:
+            folder = segment_folder(config, plan.name, index, len(kept))
+            trainee.save(folder, card, learner)
+            kept.append(folder)
+
+        scores_others = distilled and plan.kind == "domain"
+        on_segment = keep if scores_others else trainee.keep_nothing
+        card, results = trainee.train(card, learner, reader, segments, on_segment)
+        arms.append(Arm(card, learner, results, kept))
+        log.info("%s: trial %d has NE %.4f on the last segment", plan.name, index, arms[-1].ne)
+    return min(arms, key=lambda arm: arm.ne)
