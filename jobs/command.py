@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import resource
 import sys
@@ -85,7 +86,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
+    partial.write_text(_to_json(value, indent=1), encoding="utf-8")
     partial.replace(path)
 
 
@@ -126,8 +127,21 @@ def exit_with(body: Callable[[], dict[str, Any]]) -> None:
     except (ConfigError, GateFailed, PromotionConflict) as error:
         print(f"lapidary: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
-    print(json.dumps(result, default=str), flush=True)
+    print(_to_json(result), flush=True)
     sys.exit(0)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: what is undefined (NaN) or infinite is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(inner) for inner in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(value), indent=indent, default=str, allow_nan=False)
 
 
 def _keep(config: RunConfig, summary: JobSummary, started: float) -> JobSummary:
