@@ -86,7 +86,7 @@ def from_checkpoint(card: Card, training: Training, checkpoint: Checkpoint) -> t
     Raises:
         ConfigError: The checkpoint is of another shape, or its vocabulary is not an earlier one.
     """
-    held = grown(checkpoint, card.ranker_config)
+    held = grown(checkpoint, card)
     card = replace(
         held.card,
         vocabulary_version=card.vocabulary_version,
