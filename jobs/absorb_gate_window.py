@@ -24,13 +24,20 @@ from jobs.family import TWIN, stage_folder, teacher_name
 from jobs.gating import gate_absorbed
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
-from jobs.training.checkpoints import load_checkpoint, load_model, read_card
+from jobs.training.checkpoints import copy_checkpoint, load_checkpoint, load_model, read_card
 from jobs.training.inputs import Packed
 from jobs.training.reader import Reader
-from jobs.training.scoring import predict, read_scores
+from jobs.training.scoring import predict
 from jobs.training.segments import Segment, gate_segment
-from jobs.training.students import StudentPlan, student_card, student_plans, student_reader
+from jobs.training.students import (
+    StudentPlan,
+    student_card,
+    student_plans,
+    student_reader,
+    teacher_scores,
+)
 from jobs.training.teacher import TeacherJob, teacher_reader
+from jobs.training.trainee import SegmentResult
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -79,7 +86,7 @@ def _absorb_teacher(config: RunConfig, packed: Packed, gate: Segment) -> list[di
 def _absorb_student(
     config: RunConfig, plan: StudentPlan, packed: Packed, gate: Segment
 ) -> list[dict[str, Any]]:
-    teacher = read_scores(config, plan.scorer, packed, plan.tasks)
+    teacher, _ = teacher_scores(config, plan, packed)
     reader = student_reader(config, plan, packed, teacher)
     judged = stage_folder(config, plan.name, "judged")
     final = stage_folder(config, plan.name, "final")

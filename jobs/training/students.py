@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from jobs import tracking
-from jobs.command import JobSummary, log
+from jobs.command import JobSummary, log, read_summary
 from jobs.config import RunConfig, Student, Trial
 from jobs.family import (
     TWIN,
@@ -88,6 +88,27 @@ def student_plans(config: RunConfig) -> list[StudentPlan]:
     return domains + [vertical_plan(config, v) for v in verticals(config.contract)]
 
 
+def kept_rows(plan: StudentPlan, packed: Packed) -> np.ndarray:
+    """Which rows a student sees: those of its domain or vertical."""
+    if plan.vertical is None:
+        return packed.domain == packed.spec.domains.index(plan.domain)
+    return packed.vertical == packed.spec.verticals.index(plan.vertical)
+
+
+def teacher_scores(
+    config: RunConfig, plan: StudentPlan, packed: Packed
+) -> tuple[np.ndarray, dict[str, int | None]]:
+    """A student's soft labels by packed row, NaN where missing, and the table version of them.
+
+    Raises:
+        ConfigError: The scorer has not scored in this run.
+    """
+    job = "score_teacher" if plan.kind == "domain" else f"train_domain_student-{plan.scorer}"
+    table = f"teacher_scores/{plan.scorer}"
+    version = read_summary(config, job).outputs[table]
+    return read_scores(config, plan.scorer, packed, plan.tasks, version), {table: version}
+
+
 def student_reader(
     config: RunConfig, plan: StudentPlan, packed: Packed, teacher: np.ndarray | None
 ) -> Reader:
@@ -101,7 +122,7 @@ def student_reader(
     return Reader(
         packed=packed,
         tasks=[spec.tasks.index(task) for task in plan.tasks],
-        keep=keep,
+        keep=kept_rows(plan, packed),
         # A student has one domain, its own.
         domains=np.zeros(len(spec.domains), dtype=np.int64),
         batch_size=plan.settings.training.batch_size,
@@ -132,8 +153,9 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     """Train a student and its twin up to the gate window; a domain student scores its rows too."""
     torch.set_num_threads(config.resources.worker_threads)
     packed = open_packed(config)
-    teacher = read_scores(config, plan.scorer, packed, plan.tasks)
+    teacher, scores = teacher_scores(config, plan, packed)
     reader = student_reader(config, plan, packed, teacher)
+    keep = kept_rows(plan, packed)
     segments = training_segments(config.plan, packed, config.contract.time_zone)
     parent = parent_folder(config, plan.name)
     twin_parent = None if parent is None else parent / TWIN
@@ -159,11 +181,11 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     return JobSummary(
         job=f"train_{plan.kind}_student",
         part=plan.name,
-        inputs=packed.inputs,
-        outputs={} if version is None else {f"teacher_scores/{plan.name}": version},
+        inputs={**packed.inputs, **scores},
+        outputs={f"teacher_scores/{plan.name}": version} if plan.kind == "domain" else {},
         rows={
-            "learnt": int(sum(max(result.num_rows) for result in student.results)),
-            "with_teacher_score": int((~np.isnan(teacher)).all(axis=1)[reader.keep].sum()),
+            "learnt": int(sum(max(result.num_labels) for result in student.results)),
+            "with_teacher_score": int((~np.isnan(teacher[keep])).all(axis=1).sum()),
             "scored": sum(scored.values()),
         },
         details={
