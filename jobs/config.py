@@ -95,7 +95,7 @@ class Training(Settings):
     """B, over all workers together."""
     trials: tuple[Trial, ...] = Field(min_length=1)
     """Settings tried on a first run; the best by the NE of labels before they are learnt, over the
-    last segment of training, is kept for the family's life. The gate window takes no part."""
+    last day of training, is kept for the family's life. The gate window takes no part."""
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of a first run's steps over which the learning rates rise linearly."""
     average_rows: int = Field(default=16_000, ge=1)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jobs.promotions import Ledger
     from jobs.training.checkpoints import Card
     from jobs.training.inputs import Packed
+    from jobs.training.trainee import SegmentResult
 
 RUN_TAG = "lapidary.run_id"
 MODEL_TAG = "lapidary.model"
@@ -180,7 +181,7 @@ def log_training(
     card: Card,
     training: Training,
     packed: Packed,
-    segments: Sequence[Mapping[str, Any]],
+    segments: Sequence[SegmentResult],
 ) -> None:
     """Log what a model is, what it read, and how its predictions fared before each update."""
     from model.ranker import flops, num_parameters
@@ -204,9 +205,9 @@ def log_training(
     )
     run.inputs(config, packed.inputs)
     curves: dict[str, list[tuple[int, float]]] = {}
-    for index, figures in enumerate(segments):
-        for kind in ("ne", "calibration"):
-            for task, value in zip(ranker.tasks, figures[kind], strict=True):
+    for index, result in enumerate(segments):
+        for kind, values in (("ne", result.ne), ("calibration", result.calibration)):
+            for task, value in zip(ranker.tasks, values, strict=True):
                 curves.setdefault(f"before_update/{kind}_{task}", []).append((index, value))
     run.curves(curves)
 

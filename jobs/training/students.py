@@ -8,7 +8,7 @@ family would have had without a teacher.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ from jobs.training.networks import distillation_config, ranker_config
 from jobs.training.reader import Reader
 from jobs.training.scoring import read_scores, score_out_of_sample
 from jobs.training.segments import Segment, training_segments
-from jobs.training.trainee import SegmentResult
+from jobs.training.trainee import SegmentResult, recent_ne
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,8 @@ def teacher_scores(
 def student_reader(
     config: RunConfig, plan: StudentPlan, packed: Packed, teacher: np.ndarray | None
 ) -> Reader:
-    """A student's batches: the rows of its domain or vertical only."""
+    """A student's batches."""
     spec = packed.spec
-    domain = spec.domains.index(plan.domain)
-    keep = packed.domain == domain
-    if plan.vertical is not None:
-        keep = packed.vertical == spec.verticals.index(plan.vertical)
     network = plan.settings.training.network
     return Reader(
         packed=packed,
@@ -145,8 +141,8 @@ class Arm:
 
     @property
     def ne(self) -> float:
-        """Mean NE over tasks of the last segment's labels, before they were learnt."""
-        return float(np.nanmean(self.results[-1].ne))
+        """By which a trial is chosen."""
+        return recent_ne(self.results)
 
 
 def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
@@ -170,8 +166,7 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         scored, version = score_out_of_sample(config, plan.name, reader, checkpoints)
     with tracking.child_run(config, plan.name, plan.kind) as mlflow_run:
         training = plan.settings.training
-        figures = [asdict(result) for result in student.results]
-        tracking.log_training(mlflow_run, config, student.card, training, packed, figures)
+        tracking.log_training(mlflow_run, config, student.card, training, packed, student.results)
         mlflow_run.params({f"distillation.{k}": v for k, v in plan.settings.distillation})
         mlflow_run.params({"teacher": plan.scorer, "twin_trial": twin.card.trial})
         tags = {"trained_until": str(student.card.trained_until), "teacher": plan.scorer}
@@ -247,5 +242,5 @@ def _best_arm(
         on_segment = keep if scores_others else trainee.keep_nothing
         card, results = trainee.train(card, learner, reader, segments, on_segment)
         arms.append(Arm(card, learner, results, kept))
-        log.info("%s: trial %d has NE %.4f on the last segment", plan.name, index, arms[-1].ne)
+        log.info("%s: trial %d has NE %.4f on the last day", plan.name, index, arms[-1].ne)
     return min(arms, key=lambda arm: arm.ne)
