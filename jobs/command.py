@@ -74,10 +74,20 @@ def run_job(config: RunConfig, run: Callable[..., JobSummary], **arguments: Any)
         arguments: Further arguments of `run`.
 
     Returns:
-        The summary, with times and memory.
+        The summary, with times and memory. A job that fails leaves one too, with its error.
     """
     started = time.time()
-    summary = run(config, **arguments)
+    try:
+        summary = run(config, **arguments)
+    except Exception as error:
+        name = run.__module__.removeprefix("jobs.")
+        failed = JobSummary(
+            job=name,
+            part=arguments.get("student"),
+            details={"failed": f"{type(error).__name__}: {error}"},
+        )
+        _keep(config, failed, started)
+        raise
     return _keep(config, summary, started)
 
 
@@ -119,8 +129,12 @@ def exit_with(body: Callable[[], dict[str, Any]]) -> None:
     other error is a crash with its traceback and code 1.
     """
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+        level=logging.WARNING,
+        stream=sys.stderr,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
     )
+    log.setLevel(logging.INFO)
     try:
         result = body()
     except (ConfigError, GateFailed, PromotionConflict) as error:

@@ -6,6 +6,7 @@ their card, never as pickled modules.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ class Run:
             Metric(name, float(value), now, step)
             for name, line in values.items()
             for step, value in line
-            if value is not None and value == value
+            if value is not None and not math.isnan(value)
         ]
         for low in range(0, len(points), 1000):
             self.client.log_batch(self.id, metrics=points[low : low + 1000])

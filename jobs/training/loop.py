@@ -34,13 +34,10 @@ class Progress:
         """Add a batch that has been predicted and not yet learnt."""
         z, y = logits.detach().double(), labels.double().nan_to_num(0.0)
         loss = nn.functional.binary_cross_entropy_with_logits(z, y, reduction="none")
-        for total, values in (
-            (self.num_rows, mask.double()),
-            (self.positives, y * mask),
-            (self.loss, loss * mask),
-            (self.predicted, torch.sigmoid(z) * mask),
-        ):
-            total += values.sum(0)
+        self.num_rows += mask.double().sum(0)
+        self.positives += (y * mask).sum(0)
+        self.loss += (loss * mask).sum(0)
+        self.predicted += (torch.sigmoid(z) * mask).sum(0)
 
     def stacked(self) -> Tensor:
         """All sums as one tensor, for adding over workers."""

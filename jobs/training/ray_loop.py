@@ -45,7 +45,8 @@ def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, dict[st
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig as RayRun, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRun
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources = config.resources

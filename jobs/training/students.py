@@ -158,7 +158,7 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         mlflow_run.metrics({"student_ne": student.ne, "twin_ne": twin.ne}, step=0)
     return JobSummary(
         job=f"train_{plan.kind}_student",
-        part=plan.name,
+        part=plan.vertical or plan.domain,
         inputs=packed.inputs,
         outputs={} if version is None else {f"teacher_scores/{plan.name}": version},
         rows={
