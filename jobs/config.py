@@ -147,12 +147,13 @@ class Gates(Settings):
     """A slice with fewer rows is too small to judge."""
     min_slice_positives: int = 50
     """A slice with fewer positives is too small to judge."""
-    max_unjudged_ratio: float = 0.5
+    max_unjudged_ratio: float = Field(default=0.5, ge=0, lt=1)
     """Share of the slices that may be too small to judge."""
     num_resamples: int = Field(default=400, ge=50)
     """Bootstrap resamples of users behind every interval."""
     disabled_checks: tuple[str, ...] = ()
-    """Checks that are switched off, by name. A gate left without any check fails."""
+    """Checks that are switched off, by name or pattern (`events.rows_ratio*`); the checks that
+    there is something to judge stay on. A gate left without any check fails."""
 
 
 class Resources(Settings):

@@ -159,10 +159,20 @@ def family(
     }
 
 
-def absorbed(*, min_calibration: float, max_calibration: float, max_unjudged_ratio: float) -> Suite:
-    """Gate 5: the last pass over the gate window left finite weights and calibrated predictions.
+def absorbed(
+    *,
+    max_ne_regression_ratio: float,
+    min_calibration: float,
+    max_calibration: float,
+    max_unjudged_ratio: float,
+) -> Suite:
+    """Gate 5: learning the gate window did no harm on the way, and left finite weights.
+
+    This is progressive validation (Blum, Kalai and Langford, COLT 1999): a label is predicted
+    before it is learnt, so the pass that makes the promoted weights is judged on every row of it.
 
     Args:
+        max_ne_regression_ratio: Largest certain NE above that of the model that stood still.
         min_calibration: As for gate 3.
         max_calibration: As for gate 3.
         max_unjudged_ratio: As for gate 3, over models and tasks.
@@ -179,6 +189,14 @@ def absorbed(*, min_calibration: float, max_calibration: float, max_unjudged_rat
                 high=1,
             ),
             *_judged("absorbed", max_unjudged_ratio),
+            *_figure(
+                "absorbed.versus_low",
+                "versus_low",
+                "Learning the window is not certain to have raised NE by more than "
+                f"{_percent(max_ne_regression_ratio)}.",
+                high=max_ne_regression_ratio,
+                where=judged,
+            ),
             *_calibration("absorbed", min_calibration, max_calibration, judged),
         ]
     }

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from great_expectations.expectations.row_conditions import Column
 
-from tests.validation.samples import CALIBRATION, LIMITS, absorbed, all_suites, good_frames
+from tests.validation.samples import LIMITS, absorbed, all_suites, good_frames
 from validation import suites
 from validation.gates import paired, run_gate
 from validation.results import part_results
@@ -226,7 +226,7 @@ def test_a_repeat_replaces_suites_and_keeps_both_pages(tmp_path):
     run_id = "scheduled__2026-03-07T00:00:00+00:00"
     results = []
     for frame, least in ((bad, 0.8), (good, 0.9)):
-        suite = suites.absorbed(**CALIBRATION | {"min_calibration": least})
+        suite = suites.absorbed(**LIMITS | {"min_calibration": least})
         parts = paired("absorbed", suite, {"models": frame})
         results.append(run_gate("absorbed", 5, parts, folder=tmp_path, run_id=run_id))
     assert [result.passed for result in results] == [False, True]

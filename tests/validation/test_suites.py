@@ -121,6 +121,8 @@ BREAKS = {
         "absorbed.finite_ratio_known": put("finite_ratio", nan, row=2),
         "absorbed.judged": put("judged", False),
         "absorbed.judged_known": put("judged", None),
+        "absorbed.versus_low": put("versus_low", 0.0031),
+        "absorbed.versus_low_known": put("versus_low", nan),
         "absorbed.calibration_high": put("calibration_high", 0.79),
         "absorbed.calibration_high_known": put("calibration_high", nan),
         "absorbed.calibration_low": put("calibration_low", 1.26),
@@ -131,6 +133,7 @@ BREAKS = {
 """Gate and part to check name to the least change of a good frame that this check refuses."""
 
 KEEPS = [
+    ("absorbed", "models", put("versus_low", 0.003)),
     ("events", "days", put("rows_ratio", 0.3)),
     ("events", "days", put("median_rows", nan, row=1)),
     ("examples", "days", put("null_labels_ratio", 0.01)),
