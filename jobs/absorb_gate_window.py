@@ -20,7 +20,7 @@ from jobs.command import JobSummary, main
 from jobs.config import RunConfig, Trial
 from jobs.errors import GateFailed
 from jobs.family import TWIN, stage_folder, teacher_name
-from jobs.gating import gate_absorbed
+from jobs.gating import gate as hold
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
 from jobs.training.checkpoints import copy_checkpoint, load_checkpoint, load_model, read_card
@@ -41,25 +41,29 @@ from jobs.training.trainee import SegmentResult
 
 def run(config: RunConfig) -> JobSummary:
     """Train every model over the gate window and judge the outcome."""
+    import pandas as pd
+
+    from validation.frames import ABSORBED
+
     torch.set_num_threads(config.resources.worker_threads)
     packed = open_packed(config)
     gate = gate_segment(config.plan)
     records = _absorb_teacher(config, packed, gate)
     for plan in student_plans(config):
         records += _absorb_student(config, plan, packed, gate)
-    result = gate_absorbed(config, records)
+    verdict = hold(config, "absorbed", {"models": pd.DataFrame(records, columns=list(ABSORBED))})
     for record in records:
         mlflow_run = tracking.find_child(config, record["model"])
         mlflow_run.metrics(
             {f"gate_window/calibration_before_update_{record['task']}": record["calibration"]}
         )
-    if not result.passed:
-        raise GateFailed(result.reason)
+    if not verdict.passed:
+        raise GateFailed(verdict.reason)
     return JobSummary(
         job="absorb_gate_window",
         inputs=packed.inputs,
         rows={"learnt": int(packed.matured(gate.start, gate.end).any(axis=1).sum())},
-        details={"gate": result.summary(), "models": len({r["model"] for r in records})},
+        details={"gate": verdict.summary(), "models": len({r["model"] for r in records})},
     )
 
 

@@ -58,12 +58,18 @@ def read_summary(config: RunConfig, job: str) -> JobSummary:
     """Summary of a job that has run; its outputs are the versions that later jobs read.
 
     Raises:
-        ConfigError: The job has not run.
+        ConfigError: The job has not run, or has failed.
     """
     path = config.run_folder / "summaries" / f"{job}.json"
     if not path.is_file():
         raise ConfigError(f"{job} has not run in {config.run.run_id}; run jobs.{job} first")
-    return JobSummary(**json.loads(path.read_text(encoding="utf-8")))
+    summary = JobSummary(**json.loads(path.read_text(encoding="utf-8")))
+    if "failed" in summary.details:
+        raise ConfigError(
+            f"{job} has failed in {config.run.run_id} ({summary.details['failed']}); "
+            f"run jobs.{job} again"
+        )
+    return summary
 
 
 def run_job(config: RunConfig, run: Callable[..., JobSummary], **arguments: Any) -> JobSummary:
@@ -75,10 +81,20 @@ def run_job(config: RunConfig, run: Callable[..., JobSummary], **arguments: Any)
         arguments: Further arguments of `run`.
 
     Returns:
-        The summary, with times and memory.
+        The summary, with times and memory. A job that fails leaves one too, with its error.
     """
     started = time.time()
-    summary = run(config, **arguments)
+    try:
+        summary = run(config, **arguments)
+    except Exception as error:
+        name = run.__module__.removeprefix("jobs.")
+        failed = JobSummary(
+            job=name,
+            part=arguments.get("student"),
+            details={"failed": f"{type(error).__name__}: {error}"},
+        )
+        _keep(config, failed, started)
+        raise
     return _keep(config, summary, started)
 
 
@@ -120,8 +136,12 @@ def exit_with(body: Callable[[], dict[str, Any]]) -> None:
     other error is a crash with its traceback and code 1.
     """
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+        level=logging.WARNING,
+        stream=sys.stderr,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
     )
+    log.setLevel(logging.INFO)
     try:
         result = body()
     except (ConfigError, GateFailed, PromotionConflict) as error:

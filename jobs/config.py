@@ -28,9 +28,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 class Windows(Settings):
     """Which rows a run trains on and which it is judged on."""
 
-    gate_hours: int = Field(default=12, ge=1, le=24)
-    """The gate window is the last hours of the run's day. With 24 the challenger of a daily run
-    has nothing to learn that its champion does not know; see RESULTS.md."""
+    gate_hours: int = Field(default=24, ge=1, le=24)
+    """The gate window is the last hours of the run's day; 24 for the whole day. A shorter one lets
+    the challenger learn the day's first hours before it is judged; see RESULTS.md."""
     bootstrap_days: int = Field(default=30, ge=2)
     """Arrival days that a first run reads, its own included (fewer where the log starts later)."""
     baseline_days: int = Field(default=30, ge=1)
@@ -147,12 +147,13 @@ class Gates(Settings):
     """A slice with fewer rows is too small to judge."""
     min_slice_positives: int = 50
     """A slice with fewer positives is too small to judge."""
-    max_unjudged_ratio: float = 0.5
+    max_unjudged_ratio: float = Field(default=0.5, ge=0, lt=1)
     """Share of the slices that may be too small to judge."""
     num_resamples: int = Field(default=400, ge=50)
     """Bootstrap resamples of users behind every interval."""
     disabled_checks: tuple[str, ...] = ()
-    """Checks that are switched off, by name. A gate left without any check fails."""
+    """Checks that are switched off, by name or pattern (`events.rows_ratio*`); the checks that
+    there is something to judge stay on. A gate left without any check fails."""
 
 
 class Resources(Settings):

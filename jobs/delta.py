@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as dataset
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema
 from deltalake.transaction import (
@@ -28,6 +28,7 @@ from deltalake.transaction import (
     Transaction,
     create_table_with_add_actions,
 )
+from pyarrow import dataset
 
 from jobs.errors import ConfigError
 
@@ -248,6 +249,16 @@ def arrow_digest(rows: pa.Table) -> str:
     return hashlib.sha256(sink.getvalue()).hexdigest()[:32]
 
 
+def append(uri: str, rows: pa.Table) -> int:
+    """Append rows to an unpartitioned table; made if absent."""
+    from deltalake import write_deltalake
+
+    write_deltalake(uri, rows, mode="append")
+    version = latest_version(uri)
+    assert version is not None
+    return version
+
+
 def append_numbered(
     uri: str, rows: pa.Table, app_id: str, number: int, snapshot: DeltaTable | None
 ) -> int:
@@ -349,7 +360,7 @@ def _bounds(low: Any, high: Any) -> tuple[Any, Any] | None:
     if isinstance(low, str):
         return None if max(len(low), len(high)) > _MAX_STRING_STATISTIC else (low, high)
     if isinstance(low, float):
-        return None if low != low or high != high else (low, high)
+        return None if math.isnan(low) or math.isnan(high) else (low, high)
     if isinstance(low, datetime):
         up = high.microsecond % 1000 and 1000 - high.microsecond % 1000
         return _milliseconds(low, 0), _milliseconds(high, up)

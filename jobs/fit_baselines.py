@@ -16,7 +16,9 @@ import numpy as np
 from jobs.command import JobSummary, log, main
 from jobs.config import RunConfig
 from jobs.pack_examples import open_packed
+from jobs.training.evaluation import GateRows
 from jobs.training.inputs import Packed, smoothed_log_odds
+from jobs.training.reader import Reader
 
 FILE = "baselines.npz"
 NAMES = ("base_rate", "log_odds", "logistic", "trees")
@@ -48,6 +50,14 @@ def run(config: RunConfig) -> JobSummary:
     return JobSummary(
         job="fit_baselines", inputs=packed.inputs, rows={"learnt": fitted, "gate": len(rows)}
     )
+
+
+def read_baselines(config: RunConfig, reader: Reader, gate: GateRows) -> dict[str, np.ndarray]:
+    """The baselines' probabilities for a model's rows and tasks, by name."""
+    held = np.load(config.run_folder / FILE)
+    at = np.searchsorted(held["rows"], gate.rows)
+    assert np.array_equal(held["rows"][at], gate.rows), "baselines predict every gate row"
+    return {name: held[name][at][:, reader.tasks] for name in NAMES}
 
 
 def _logistic(packed: Packed, learnt: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -34,8 +34,6 @@ def kuairand() -> Recipe:
         name="kuairand",
         contract=load_contract(REPOSITORY / "infra" / "contracts" / "kuairand.yaml"),
         log_uri=str(REPOSITORY / "infra" / "logs" / "kuairand_pure"),
-        # Two thirds of the day, so that three of the four verticals have enough rows to be judged.
-        windows=Windows(gate_hours=16),
         timeline=Timeline(num_events=128),
         teacher=Training(
             network=Network(
@@ -70,7 +68,7 @@ def simulated() -> Recipe:
             "name": "simulated",
             "contract": load_contract(REPOSITORY / "infra" / "contracts" / "simulated.yaml"),
             "log_uri": str(lapidary_home() / "logs" / "simulated"),
-            "windows": Windows(gate_hours=16, bootstrap_days=8),
+            "windows": Windows(bootstrap_days=8),
         }
     )
 

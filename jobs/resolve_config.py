@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from jobs.command import JobSummary, exit_with, write_json
+from jobs.command import JobSummary, exit_with, run_job, write_json
 from jobs.config import (
     REPOSITORY,
     Plan,
@@ -169,6 +170,21 @@ def run(config: RunConfig) -> JobSummary:
     )
 
 
+def parse_overrides(text: str) -> dict[str, Any]:
+    """Read overrides.
+
+    Raises:
+        ConfigError: Not a JSON object.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--overrides: not JSON: {error}; found {text!r}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"--overrides: a JSON object is needed; found {text!r}")
+    return values
+
+
 def _main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -181,19 +197,11 @@ def _main() -> None:
     options = parser.parse_args()
 
     def body() -> dict[str, Any]:
-        from dataclasses import asdict
-
-        from jobs.command import run_job
-
-        try:
-            overrides = json.loads(options.overrides)
-        except json.JSONDecodeError as error:
-            raise ConfigError(
-                f"--overrides: not JSON: {error}; found {options.overrides!r}"
-            ) from error
         day = parse_day(options.day, "--day") if options.day else None
         moment = datetime.fromisoformat(options.moment) if options.moment else None
-        config = resolve(options.recipe, overrides, day, moment, options.dag_run)
+        config = resolve(
+            options.recipe, parse_overrides(options.overrides), day, moment, options.dag_run
+        )
         return asdict(run_job(config, run))
 
     exit_with(body)

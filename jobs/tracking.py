@@ -62,7 +62,7 @@ class Run:
             Metric(name, float(value), now, step)
             for name, line in values.items()
             for step, value in line
-            if math.isfinite(value)
+            if value is not None and math.isfinite(value)
         ]
         for low in range(0, len(points), 1000):
             self.client.log_batch(self.id, metrics=points[low : low + 1000])

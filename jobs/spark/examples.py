@@ -33,7 +33,6 @@ def example_rows(
     """
     from pyspark.sql import functions as F
 
-    features = contract.features
     places = contract.surface_vertical
     domain = F.create_map(*[F.lit(x) for s, (d, _) in places.items() for x in (s, d)])
     vertical = F.create_map(*[F.lit(x) for s, (_, v) in places.items() for x in (s, v)])

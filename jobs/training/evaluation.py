@@ -36,7 +36,7 @@ class GateRows:
 
     def slices(self, *, by_domain: bool) -> Iterator[tuple[str, str, np.ndarray]]:
         """(kind, name, rows) of every slice that has rows; the whole first."""
-        yield "overall", "overall", np.ones(len(self.rows), bool)
+        yield "overall", "all", np.ones(len(self.rows), bool)
         if not by_domain:
             return
         for index, name in enumerate(self.spec.domains):

@@ -292,7 +292,7 @@ def pack(
         "domain": _positions(examples["domain"], spec.domains).astype(np.int8),
         "vertical": _positions(pa.chunked_array([places]), spec.verticals).astype(np.int16),
         "history_end": examples["history_end"].to_numpy().astype(np.int32),
-        "timeline": _timeline_of(examples, timelines),
+        "timeline": timeline_rows(examples, timelines),
         **_events(timelines, vocabulary),
     }
     assert set(arrays) == set(_ARRAYS)
@@ -336,7 +336,7 @@ def _events(timelines: pa.Table, vocabulary: Vocabulary) -> dict[str, np.ndarray
     }
 
 
-def _timeline_of(examples: pa.Table, timelines: pa.Table) -> np.ndarray:
+def timeline_rows(examples: pa.Table, timelines: pa.Table) -> np.ndarray:
     """Row of each example's timeline."""
     key = pc.binary_join_element_wise(
         timelines["user_id"], timelines["day"].cast(pa.string()), "\u0001"

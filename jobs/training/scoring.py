@@ -11,6 +11,7 @@ fatal, where scores are read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from jobs.errors import ConfigError
 from jobs.training.checkpoints import load_model, read_card
 from jobs.training.inputs import Packed, to_us
 from jobs.training.reader import Reader
+from jobs.vocabulary import OUT_OF_VOCABULARY
+from model.batch import Batch
+from model.config import FieldConfig, RankerConfig
 from model.ranker import Ranker, Student
 
 _ROWS_PER_BATCH = 1024
@@ -40,9 +44,28 @@ def predict(model: Ranker | Student, reader: Reader, rows: np.ndarray) -> np.nda
     parts = [np.zeros((0, len(ranker.config.tasks)), np.float32)]
     with torch.inference_mode():
         for low in range(0, len(rows), _ROWS_PER_BATCH):
-            batch = reader.batch(rows[low : low + _ROWS_PER_BATCH])
+            batch = _as_known(reader.batch(rows[low : low + _ROWS_PER_BATCH]), ranker.config)
             parts.append(torch.sigmoid(ranker(batch).logits).numpy())
     return np.concatenate(parts)
+
+
+def _as_known(batch: Batch, config: RankerConfig) -> Batch:
+    """A batch as a model with an earlier vocabulary reads it.
+
+    A vocabulary only grows, so a row past the end of a table is a value admitted since: to this
+    model it is out of vocabulary.
+    """
+    rows = {table.name: table.num_rows for table in config.tables}
+
+    def known(indexes: torch.Tensor, fields: Sequence[FieldConfig]) -> torch.Tensor:
+        ends = torch.tensor([rows[field.table] for field in fields])
+        return torch.where(indexes < ends, indexes, OUT_OF_VOCABULARY)
+
+    history = batch.history
+    if history is not None and config.history is not None:
+        categorical = known(history.categorical, config.history.fields)
+        history = replace(history, categorical=categorical)
+    return replace(batch, categorical=known(batch.categorical, config.fields), history=history)
 
 
 def scores_table(config: RunConfig, scorer: str) -> str:

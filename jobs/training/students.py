@@ -103,7 +103,7 @@ def teacher_scores(
     Raises:
         ConfigError: The scorer has not scored in this run.
     """
-    job = "score_teacher" if plan.kind == "domain" else f"train_domain_student-{plan.scorer}"
+    job = "score_teacher" if plan.kind == "domain" else f"train_domain_student-{plan.domain}"
     table = f"teacher_scores/{plan.scorer}"
     version = read_summary(config, job).outputs[table]
     return read_scores(config, plan.scorer, packed, plan.tasks, version), {table: version}
@@ -175,7 +175,7 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         mlflow_run.metrics({"student_ne": student.ne, "twin_ne": twin.ne}, step=0)
     return JobSummary(
         job=f"train_{plan.kind}_student",
-        part=plan.name,
+        part=plan.vertical or plan.domain,
         inputs={**packed.inputs, **scores},
         outputs={f"teacher_scores/{plan.name}": version} if plan.kind == "domain" else {},
         rows={

@@ -107,13 +107,35 @@ def test_a_command_runs_its_job(config):
     assert read_summaries(config) == [JobSummary(**summary)]
 
 
-def test_a_crash_has_code_one_its_traceback_and_no_summary(config):
+def test_a_crash_has_code_one_its_traceback_and_a_summary_of_the_error(config):
     path = str(config.run_folder / "config.json")
     done = run_command("--config", path, "--student", "crash")
     assert done.returncode == 1
     assert "RuntimeError: boom" in done.stderr
     assert done.stdout == ""
-    assert read_summaries(config) == []
+    (summary,) = read_summaries(config)
+    assert (summary.part, summary.details) == ("crash", {"failed": "RuntimeError: boom"})
+
+
+def failing_job(config):
+    raise GateFailed("too late")
+
+
+def test_a_job_that_failed_is_not_taken_for_done(config):
+    with pytest.raises(GateFailed):
+        run_job(config, failing_job)
+    with pytest.raises(
+        ConfigError, match=r"has failed in run-1 \(GateFailed: too late\); run jobs"
+    ):
+        read_summary(config, failing_job.__module__)
+
+
+def test_a_job_that_failed_may_run_again(config):
+    with pytest.raises(GateFailed):
+        run_job(config, failing_job)
+    name = failing_job.__module__
+    run_job(config, lambda _: JobSummary(job=name, rows={"n": 1}))
+    assert read_summary(config, name).rows == {"n": 1}
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ def first_run(tmp_path_factory):
     plan = samples.plan(
         day=day_of(gate_start, samples.ZONE), gate_start=gate_start, gate_end=gate_end
     )
-    config = jobs.resolve(home, "run-1", plan)
-    jobs.pack(config, samples.world(1200))
+    config, rows = jobs.resolve(home, "run-1", plan), samples.world(1200)
+    jobs.pack(config, rows, rows.vocabulary(version=0))
     summaries = jobs.train(config)
     records = jobs.absorb(config)
     summaries.append(jobs.promote(config))
@@ -28,13 +28,16 @@ def first_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def next_run(first_run):
-    """(config, summaries, records) of the next day's run, which goes on from the first."""
+    """(config, summaries, records) of the next day's run.
+
+    It goes on from the first run's family and admits new values.
+    """
     config, *_ = first_run
     plan = samples.plan(
         bootstrap=False, champion=1, parent=1, trained_from=config.plan.gate_end, reason="It may."
     )
-    config = jobs.resolve(config.home, "run-2", plan)
-    jobs.pack(config, samples.world(1200))
+    config, rows = jobs.resolve(config.home, "run-2", plan), samples.world(1200)
+    jobs.pack(config, rows, rows.vocabulary(version=1, share=1.0))
     summaries = jobs.train(config)
     records = jobs.absorb(config)
     summaries.append(jobs.promote(config))

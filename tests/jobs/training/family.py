@@ -1,18 +1,16 @@
 """A whole family trained, absorbed and promoted on the tiny world, the teacher without Ray."""
 
 import shutil
-import sys
 from dataclasses import dataclass, replace
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pyarrow.compute as pc
 import pytest
 
 from jobs import (
+    absorb_gate_window,
     promote_family,
     score_teacher,
     tracking,
@@ -27,6 +25,7 @@ from jobs.pack_examples import open_packed
 from jobs.training import ray_loop, segments, trainee
 from jobs.training.reader import Reader
 from jobs.training.teacher import TeacherJob, teacher_reader
+from jobs.vocabulary import Vocabulary
 from tests.jobs.training import samples
 
 HASHES = {"config_hash": "config", "code_hash": "code"}
@@ -73,10 +72,10 @@ def resolve(home: Path, run_id: str, plan: Plan, **changes: Any) -> RunConfig:
     return samples.config(home, **(values | changes), run=run)
 
 
-def pack(config: RunConfig, rows: samples.World) -> Reader:
+def pack(config: RunConfig, rows: samples.World, vocabulary: Vocabulary) -> Reader:
     """Pack what had been shown by the end of the run's day."""
     shown = rows.examples.filter(pc.less(rows.examples["event_ts"], config.plan.gate_end))
-    return samples.reader(config, replace(rows, examples=shown))
+    return samples.reader(config, replace(rows, examples=shown), vocabulary)
 
 
 def train(config: RunConfig) -> list[JobSummary]:
@@ -96,19 +95,15 @@ def absorb(config: RunConfig, answer: Result | None = None) -> list[dict[str, An
     """The pass over the gate window; the records that the gate, tested elsewhere, was given."""
     seen: list[dict[str, Any]] = []
 
-    def gate_absorbed(config: RunConfig, records: list[dict[str, Any]]) -> Result:
-        seen.extend(records)
+    def hold(config: RunConfig, name: str, frames: dict[str, pd.DataFrame]) -> Result:
+        assert name == "absorbed"
+        seen.extend(frames["models"].to_dict("records"))
         return answer or Result()
 
     with pytest.MonkeyPatch.context() as patch:
-        if find_spec("jobs.gating") is None:
-            stand_in = ModuleType("jobs.gating")
-            stand_in.gate_absorbed = gate_absorbed
-            patch.setitem(sys.modules, "jobs.gating", stand_in)
-        job = import_module("jobs.absorb_gate_window")
-        patch.setattr(job, "gate_absorbed", gate_absorbed)
+        patch.setattr(absorb_gate_window, "hold", hold)
         patch.setattr(ray_loop, "train_on_ray", train_here)
-        run_job(config, job.run)
+        run_job(config, absorb_gate_window.run)
     return seen
 
 

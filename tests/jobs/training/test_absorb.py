@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from jobs import tracking
-from jobs.command import read_summaries
-from jobs.errors import GateFailed
+from jobs.command import read_summary
+from jobs.errors import ConfigError, GateFailed
 from jobs.family import TWIN, stage_folder, student_names
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
@@ -124,8 +124,9 @@ def test_weights_that_are_not_finite_show(first_run, monkeypatch, tmp_path):
     assert set(shares.values()) == {1.0}
 
 
-def test_a_gate_that_refuses_stops_the_job_without_a_summary(first_run, tmp_path):
+def test_a_gate_that_refuses_fails_the_job(first_run, tmp_path):
     config = family.moved(first_run[0], tmp_path)
     with pytest.raises(GateFailed, match="tiny-red is off"):
         family.absorb(config, family.Result(passed=False, reason="tiny-red is off"))
-    assert "absorb_gate_window" not in {summary.job for summary in read_summaries(config)}
+    with pytest.raises(ConfigError, match="absorb_gate_window has failed"):
+        read_summary(config, "absorb_gate_window")

@@ -36,14 +36,14 @@ def records(gate, predictions, **changes):
 
 def within(gate, name):
     return {
-        "overall": np.ones(len(gate.rows), bool),
+        "all": np.ones(len(gate.rows), bool),
         "red": gate.domain == 1,
         "blue-video": gate.vertical == gate.spec.verticals.index("blue-video"),
     }[name]
 
 
 @pytest.mark.parametrize("task", [0, 1])
-@pytest.mark.parametrize("name", ["overall", "red", "blue-video"])
+@pytest.mark.parametrize("name", ["all", "red", "blue-video"])
 def test_figures_equal_the_metrics_of_the_slice(gate, predictions, task, name):
     record = records(gate, predictions)[TASKS[task], name]
     at = within(gate, name) & gate.mask[:, task]
@@ -82,7 +82,7 @@ def test_every_domain_and_vertical_is_judged_once(gate, predictions):
     found = judge("m", TASKS, gate, predictions, LIMITS, "champion", by_domain=True)
     names = [(r["slice_kind"], r["slice"]) for r in found if r["task"] == "click"]
     assert names == [
-        ("overall", "overall"),
+        ("overall", "all"),
         ("domain", "blue"),
         ("domain", "red"),
         ("vertical", "blue-feed"),
@@ -92,7 +92,7 @@ def test_every_domain_and_vertical_is_judged_once(gate, predictions):
 
 
 def test_a_student_is_judged_as_a_whole(gate, predictions):
-    assert {name for _, name in records(gate, predictions, by_domain=False)} == {"overall"}
+    assert {name for _, name in records(gate, predictions, by_domain=False)} == {"all"}
 
 
 def test_a_slice_too_small_is_not_judged(gate, predictions):
@@ -113,7 +113,7 @@ def test_a_slice_without_rows_has_no_record(gate, predictions):
         ),
     )
     found = records(only, {name: p[red] for name, p in predictions.items()})
-    assert {name for _, name in found} == {"overall", "red", "red-home"}
+    assert {name for _, name in found} == {"all", "red", "red-home"}
 
 
 def test_a_model_equal_to_its_opponent_differs_by_exactly_nothing(gate, predictions):
@@ -127,7 +127,7 @@ def test_half_a_logit_too_high_shows(gate):
     rates = np.nanmean(np.where(gate.mask, gate.labels, np.nan), axis=0)
     logits = np.log(rates / (1 - rates)) + draw.normal(0, 0.1, (len(gate.rows), 2))
     shifted = {"model": 1 / (1 + np.exp(-logits - 0.5)), "champion": 1 / (1 + np.exp(-logits))}
-    record = records(gate, shifted)["click", "overall"]
+    record = records(gate, shifted)["click", "all"]
     assert record["calibration_low"] > 1.0
     assert record["calibration"] == pytest.approx(
         shifted["model"][gate.mask[:, 0], 0].sum() / record["positives"]

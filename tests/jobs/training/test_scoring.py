@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -86,6 +87,17 @@ def test_every_row_is_scored_by_the_last_checkpoint_before_it(config, trained):
     actual = np.stack([scores[f"p_{task}"].to_numpy() for task in TASKS], axis=1)
     # A product of matrices may round otherwise in a batch of another size.
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_a_model_reads_a_value_admitted_since_as_unknown(trained, world):
+    config, reader, folders = trained
+    rows, model = np.arange(100, 200), load_model(folders[0])
+    expected = predict(model, reader, rows)
+    home = Path(config.home) / "later"
+    grown = world.vocabulary(version=1, share=1.0)
+    later = samples.reader(samples.config(home), world, grown)
+    assert later.packed.categorical.max() > reader.packed.categorical.max()
+    np.testing.assert_allclose(predict(model, later, rows), expected, rtol=1e-6)
 
 
 def test_a_row_at_the_very_end_of_a_segment_is_scored_by_its_checkpoint(config, trained):
