@@ -1,22 +1,23 @@
 """Let the accepted family learn the gate window: one more pass, every setting unchanged.
 
 Reads the judged checkpoints. Writes `models/<model>/final`, the versions that are promoted, so
-that what serves the next day has learnt this one. Gate `absorbed` (5) refuses weights that are not
-finite, and predictions that were miscalibrated when they were made, before each update.
+that what serves the next day has learnt this one, and `metrics_absorbed.json`. Gate `absorbed` (5)
+is progressive validation: every label is predicted before it is learnt, and the gate refuses a
+pass that did harm on the way, predictions that were miscalibrated, and weights that are not finite.
 
     python -m jobs.absorb_gate_window --config var/runs/<run>/config.json
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 from typing import Any
 
 import numpy as np
 import torch
 
 from jobs import tracking
-from jobs.command import JobSummary, main
+from jobs.command import JobSummary, main, write_json
 from jobs.config import RunConfig, Trial
 from jobs.errors import GateFailed
 from jobs.family import TWIN, stage_folder, teacher_name
@@ -24,6 +25,7 @@ from jobs.gating import gate as hold
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
 from jobs.training.checkpoints import copy_checkpoint, load_checkpoint, load_model, read_card
+from jobs.training.evaluation import GateRows, gate_rows, judge
 from jobs.training.inputs import Packed
 from jobs.training.reader import Reader
 from jobs.training.scoring import predict
@@ -36,7 +38,12 @@ from jobs.training.students import (
     teacher_scores,
 )
 from jobs.training.teacher import TeacherJob, teacher_reader
-from jobs.training.trainee import SegmentResult
+from model.ranker import Student
+
+METRICS = "metrics_absorbed.json"
+
+Watched = list[tuple[np.ndarray, np.ndarray]]
+"""Rows and probabilities, in the order of learning."""
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -51,12 +58,14 @@ def run(config: RunConfig) -> JobSummary:
     records = _absorb_teacher(config, packed, gate)
     for plan in student_plans(config):
         records += _absorb_student(config, plan, packed, gate)
-    verdict = hold(config, "absorbed", {"models": pd.DataFrame(records, columns=list(ABSORBED))})
+    write_json(config.run_folder / METRICS, records)
     for record in records:
+        figures = {
+            f"{k}_{record['task']}": record[k] for k in ("ne", "calibration", "versus_value")
+        }
         mlflow_run = tracking.find_child(config, record["model"])
-        mlflow_run.metrics(
-            {f"gate_window/calibration_before_update_{record['task']}": record["calibration"]}
-        )
+        mlflow_run.metrics({f"progressive/{name}": value for name, value in figures.items()})
+    verdict = hold(config, "absorbed", {"models": pd.DataFrame(records, columns=list(ABSORBED))})
     if not verdict.passed:
         raise GateFailed(verdict.reason)
     return JobSummary(
@@ -68,7 +77,7 @@ def run(config: RunConfig) -> JobSummary:
 
 
 def _absorb_teacher(config: RunConfig, packed: Packed, gate: Segment) -> list[dict[str, Any]]:
-    from jobs.training.ray_loop import train_on_ray
+    from jobs.training.ray_loop import read_watched, train_on_ray, watched_folder
 
     name = teacher_name(config)
     judged = stage_folder(config, name, "judged")
@@ -77,11 +86,14 @@ def _absorb_teacher(config: RunConfig, packed: Packed, gate: Segment) -> list[di
         segments=(gate,),
         trial=Trial(**read_card(judged).trial),
         parent=str(judged),
+        # A worker that dies starts the window again, so that every row is watched.
+        checkpoint_steps=sys.maxsize,
+        watch=True,
     )
-    ((folder, result),) = train_on_ray(config, job)
-    final = stage_folder(config, name, "final")
-    copy_checkpoint(folder, final)
-    return _records(config, name, final, teacher_reader(config, packed), gate, result)
+    ((folder, _),) = train_on_ray(config, job)
+    copy_checkpoint(folder, stage_folder(config, name, "final"))
+    watched = read_watched(watched_folder(config, job.name))
+    return _records(config, name, teacher_reader(config, packed), gate, watched)
 
 
 def _absorb_student(
@@ -91,56 +103,47 @@ def _absorb_student(
     reader = student_reader(config, plan, packed, teacher)
     judged = stage_folder(config, plan.name, "judged")
     final = stage_folder(config, plan.name, "final")
-    results: dict[Path, list[SegmentResult]] = {}
+    watched: Watched = []
     for source, target in ((judged, final), (judged / TWIN, final / TWIN)):
         held = load_checkpoint(source)
-        card = student_card(
-            config, plan, reader, Trial(**held.card.trial), distilled=source == judged
-        )
+        distilled = source == judged
+        card = student_card(config, plan, reader, Trial(**held.card.trial), distilled=distilled)
         card, learner = trainee.from_checkpoint(card, plan.settings.training, held)
-        card, results[source] = trainee.train(card, learner, reader, [gate])
+        learner.watched = watched if distilled else None
+        card, _ = trainee.train(card, learner, reader, [gate])
         trainee.save(target, card, learner)
-    return _records(config, plan.name, final, reader, gate, results[judged][0])
+    return _records(config, plan.name, reader, gate, watched)
 
 
 def _records(
-    config: RunConfig,
-    name: str,
-    final: Path,
-    reader: Reader,
-    gate: Segment,
-    result: SegmentResult,
+    config: RunConfig, name: str, reader: Reader, segment: Segment, watched: Watched
 ) -> list[dict[str, Any]]:
-    """Figures of one model for the gate, a record per task."""
-    rows, mask = reader.rows(gate)
-    model = load_model(final)
-    weights = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    """Figures of one model for the gate, a record per task.
+
+    What it predicted while it learnt is held against the judged model, which stood still.
+    """
+    gate = gate_rows(reader, segment)
+    final = load_model(stage_folder(config, name, "final"))
+    judged = load_model(stage_folder(config, name, "judged"))
+    weights = [tensor for tensor in final.state_dict().values() if tensor.is_floating_point()]
     finite = [float(torch.isfinite(tensor).float().mean()) for tensor in weights]
-    finite.append(float(np.isfinite(predict(model, reader, rows)).mean()))
-    packed = reader.packed
-    limits = config.gates
-    records = []
-    for t, task in enumerate(read_card(final).ranker_config.tasks):
-        positives = float(np.nansum(packed.labels[rows][:, reader.tasks][mask[:, t], t]))
-        # Of a sum of rare events the relative standard error is 1 / sqrt(n).
-        half = 1.96 / np.sqrt(max(positives, 1.0))
-        calibration = result.calibration[t]
-        number = int(result.num_labels[t])
-        enough = number >= limits.min_slice_rows and positives >= limits.min_slice_positives
-        records.append(
-            {
-                "model": name,
-                "task": task,
-                "rows": number,
-                "positives": int(positives),
-                "judged": bool(enough),
-                "finite_ratio": min(finite),
-                "calibration": calibration,
-                "calibration_low": calibration / (1.0 + half),
-                "calibration_high": calibration * (1.0 + half),
-            }
-        )
-    return records
+    finite.append(float(np.isfinite(predict(final, reader, gate.rows)).mean()))
+    predictions = {
+        "model": _in_order(gate, watched),
+        "judged": predict(judged, reader, gate.rows),
+    }
+    tasks = list((final.ranker if isinstance(final, Student) else final).config.tasks)
+    figures = judge(name, tasks, gate, predictions, config.gates, "judged", by_domain=False)
+    return [{**figure, "finite_ratio": min(finite)} for figure in figures]
+
+
+def _in_order(gate: GateRows, watched: Watched) -> np.ndarray:
+    """Watched probabilities in the order of the gate's rows."""
+    rows = np.concatenate([rows for rows, _ in watched])
+    probabilities = np.concatenate([values for _, values in watched])
+    order = np.argsort(rows)
+    assert np.array_equal(rows[order], gate.rows), "every row is learnt once"
+    return probabilities[order]
 
 
 if __name__ == "__main__":

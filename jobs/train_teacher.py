@@ -18,9 +18,10 @@ from jobs.config import RunConfig, Trial
 from jobs.family import parent_folder, segment_folder, stage_folder, teacher_name
 from jobs.pack_examples import open_packed
 from jobs.training.checkpoints import copy_checkpoint, read_card
+from jobs.training.reader import Reader
 from jobs.training.segments import training_segments
-from jobs.training.teacher import TeacherJob
-from jobs.training.trainee import SegmentResult, log_result, recent_ne
+from jobs.training.teacher import TeacherJob, teacher_reader
+from jobs.training.trainee import SegmentResult, log_result, recent_ne, save, train
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -30,6 +31,7 @@ def run(config: RunConfig) -> JobSummary:
     packed = open_packed(config)
     name = teacher_name(config)
     segments = training_segments(config.plan, packed, config.contract.time_zone)
+    reader = teacher_reader(config, packed)
     parent = parent_folder(config, name)
     trials = config.teacher.trials
     if parent is not None:
@@ -42,7 +44,10 @@ def run(config: RunConfig) -> JobSummary:
             trial=trial,
             parent=None if parent is None else str(parent),
         )
-        ends = train_on_ray(config, job)
+        if parent is not None and not any(map(reader.num_steps, segments)):
+            ends = [_stand_still(config, job, reader)]
+        else:
+            ends = train_on_ray(config, job)
         for _, result in ends:
             log_result(name, result)
         score = recent_ne([result for _, result in ends])
@@ -77,6 +82,16 @@ def run(config: RunConfig) -> JobSummary:
         },
         mlflow_run=mlflow_run.id,
     )
+
+
+def _stand_still(config: RunConfig, job: TeacherJob, reader: Reader) -> tuple[Path, SegmentResult]:
+    """The parent, its tables grown, where nothing lies between it and the gate window."""
+    card, learner = job.start(config, reader)
+    card, results = train(card, learner, reader, job.segments)
+    folder = config.run_folder / "ray" / f"{job.name}-stands-still"
+    save(folder, card, learner)
+    log.info("%s: nothing to learn before the gate window", card.name)
+    return folder, results[-1]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from jobs.config import Trial
 from jobs.errors import ConfigError
@@ -79,6 +80,9 @@ class Learner:
     """Of dropout, with the step and the rows."""
     progress: Progress = field(init=False)
     num_steps: int = 0
+    watched: list[tuple[np.ndarray, np.ndarray]] | None = None
+    """Rows and the served model's probabilities of them, each before it was learnt; a list where
+    they are wanted."""
 
     def __post_init__(self) -> None:
         self.progress = Progress.none(self.num_tasks)
@@ -105,6 +109,8 @@ class Learner:
             # What is dropped depends on step and rows alone, so that a resumed run drops the same.
             entropy = (self.seed, self.num_steps, int(piece.rows[0]))
             torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        if self.watched is not None:
+            self._watch(piece)
         output = self.model(piece.batch)
         loss = losses.task_loss(output.logits, piece.labels, piece.mask, piece.num_labels)
         if isinstance(self.bare, Student):
@@ -126,6 +132,17 @@ class Learner:
             optimizer.step()
         self.average.update(self.num_steps)
         self.num_steps += 1
+
+    @torch.no_grad()
+    def _watch(self, piece: Piece) -> None:
+        """Keep what the model that is served, of averaged weights, says of a batch to be learnt."""
+        assert self.watched is not None
+        self.bare.eval()
+        output = functional_call(self.bare, self.average.averages, (piece.batch,))
+        self.bare.train()
+        counts = piece.mask.any(dim=1).numpy()
+        probabilities = torch.sigmoid(output.logits).numpy()
+        self.watched.append((piece.rows[counts], probabilities[counts]))
 
     def _check_finite(self, what: str, value: Tensor, piece: Piece) -> None:
         if not torch.isfinite(value):

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -191,6 +192,9 @@ def worker(options: dict[str, Any]) -> None:
         parallel_strategy_kwargs={"broadcast_buffers": False} if world > 1 else None,
     )
 
+    if job.watch:
+        learner.watched = []
+
     def report(card: Card, metrics: dict[str, Any]) -> None:
         folder = config.run_folder / "ray" / f"{job.name}-outbox"
         if rank == 0:
@@ -222,9 +226,29 @@ def worker(options: dict[str, Any]) -> None:
             position={"segment": index + 1, "step": 0},
             progress=[],
         )
+        if learner.watched is not None:
+            save_watched(watched_folder(config, job.name) / f"{rank}.npz", learner.watched)
         sums = _over_workers(learner.progress, world)
         report(card, {_SCORE: 1, "ends": segment.end.isoformat(), "sums": sums})
         skip = 0
+
+
+def watched_folder(config: RunConfig, job: str) -> Path:
+    """Where workers keep what they predicted, a file each."""
+    return config.run_folder / "ray" / f"{job}-watched"
+
+
+def save_watched(path: Path, watched: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write a worker's rows and probabilities."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows, probabilities = zip(*watched, strict=True)
+    np.savez(path, rows=np.concatenate(rows), probabilities=np.concatenate(probabilities))
+
+
+def read_watched(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """All workers' rows and probabilities."""
+    files = [np.load(path) for path in sorted(folder.glob("*.npz"))]
+    return [(file["rows"], file["probabilities"]) for file in files]
 
 
 def _over_workers(progress: Progress, world: int) -> list[list[float]]:

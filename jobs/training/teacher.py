@@ -34,6 +34,8 @@ class TeacherJob:
     parent: str | None
     """Folder of the checkpoint to start from."""
     checkpoint_steps: int = CHECKPOINT_STEPS
+    watch: bool = False
+    """Whether workers keep what they predicted of each row before it was learnt."""
 
     def to_json(self) -> str:
         """As text, for a worker."""
@@ -47,6 +49,7 @@ class TeacherJob:
                 "trial": self.trial.model_dump(),
                 "parent": self.parent,
                 "checkpoint_steps": self.checkpoint_steps,
+                "watch": self.watch,
             }
         )
 
