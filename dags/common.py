@@ -26,7 +26,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from jobs.config import day_of
+from jobs.config import day_of, lapidary_home
 from jobs.contract import LogContract
 from jobs.errors import ConfigError
 from jobs.recipes import named_recipe
@@ -240,7 +240,8 @@ def refusal(job: str, code: int, last: str) -> AirflowException:
     if code == 2:
         return AirflowFailException(f"{job}: bad configuration or input: {why}.")
     if code == 3:
-        return AirflowFailException(f"{job}: a gate refused: {why}; see its page in Data Docs.")
+        docs = lapidary_home() / "gx" / "docs" / "index.html"
+        return AirflowFailException(f"{job}: a gate refused: {why}; its page is in {docs}")
     if code == 4:
         return AirflowFailException(
             f"{job}: another promotion landed since the gates judged: {why}; clear judge_family "

@@ -30,9 +30,10 @@ EXTRA_DAYS = 2
 def what_is_missing() -> str | None:
     """What this machine lacks, in one sentence that says what to install; None if nothing."""
     if sys.version_info[:2] != PYTHON:
+        wanted = ".".join(map(str, PYTHON))
         return (
-            f"Lapidary needs Python 3.11, found {sys.version.split()[0]} ({sys.executable}); "
-            "install Python 3.11 and run make setup."
+            f"Lapidary needs Python {wanted}, found {sys.version.split()[0]} ({sys.executable}); "
+            f"install Python {wanted} and run make setup."
         )
     remedy = "install a Java runtime from 17 on, such as openjdk-17-jre-headless, or set JAVA_HOME."
     home = os.environ.get("JAVA_HOME")

@@ -101,7 +101,7 @@ class Progress:
             self._end()
 
     def _job_line(self, line: str) -> None:
-        if line.startswith("$ python "):
+        if line.startswith("$ "):
             options = dict(_OPTION.findall(line))
             self._label = f"{self.task} {options.get('student', '')}".rstrip()
             if "config" in options:
