@@ -19,9 +19,10 @@ setup: $(READY) ## Build .venv with the tested versions of everything, and check
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(BASE_PYTHON)" || { \
 		echo "Lapidary needs Python 3.11, found $$(python3 --version 2>&1); install Python 3.11 as python3.11."; exit 2; }
-	$(BASE_PYTHON) -m venv --clear .venv
-	$(PYTHON) -m pip install --quiet --upgrade 'pip>=25.1'
-	$(PYTHON) -m pip install --group dev -c constraints.txt
+	@echo "Installing into .venv; this takes a few minutes …"
+	@$(BASE_PYTHON) -m venv --clear .venv
+	@$(PYTHON) -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(PYTHON) -m pip install --quiet --group dev -c constraints.txt
 	@$(LOCAL) check
 	@touch $@
 

@@ -64,7 +64,7 @@ def settings(recipe: str | None = None) -> dict[str, str]:
         "AIRFLOW__CORE__PARALLELISM": str(min(4, max(2, os.cpu_count() or 2))),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow/airflow.db",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow/airflow.db?timeout=60",
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "GX_ANALYTICS_ENABLED": "False",
@@ -94,6 +94,7 @@ def prepare(log: Path) -> None:
     if done.exists():
         _close_interrupted_runs(home / "airflow.db")
         return
+    print("Preparing Airflow's database, once …", flush=True)
     home.mkdir(parents=True, exist_ok=True)
     (lapidary_home() / "mlflow").mkdir(parents=True, exist_ok=True)
     for command in (["db", "migrate"], ["pools", "import", str(POOLS)]):

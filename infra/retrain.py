@@ -27,6 +27,7 @@ _REFUSED = re.compile(r"^airflow\.sdk\.exceptions\.\w+: (.+)")
 _OPTION = re.compile(r" --(config|student) (\S+)")
 _TOLD = re.compile(r"\d\d:\d\d:\d\d ")
 """How a job's own lines start; what its libraries print stays in the log."""
+_STOP_SECONDS = 5
 
 
 def retrain(recipe: str, days: list[str]) -> None:
@@ -51,6 +52,9 @@ def retrain(recipe: str, days: list[str]) -> None:
         )
     if running("retrain"):
         raise LocalError("make retrain is at work already on the same Airflow home.")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     logs = lapidary_home() / "logs"
     prepare(logs / "prepare.log")
     runs = [_retrain_day(recipe, day, logs / f"retrain-{day}.log") for day in chosen]
@@ -79,6 +83,7 @@ class Progress:
         """The run's folder, once known."""
         self._label = ""
         self._titled = False
+        self._runs_job = False
         self._started = 0.0
         self._lines: deque[str] = deque(maxlen=20)
 
@@ -87,7 +92,8 @@ class Progress:
         if match := _START.search(line):
             self.task = self._label = match[1]
             self.state, self.refused = "", ""
-            self._started, self._titled = time.monotonic(), False
+            self._started = time.monotonic()
+            self._titled = self._runs_job = False
             self._lines.clear()
         elif match := _JOB.match(line):
             self._job_line(match[1])
@@ -102,6 +108,7 @@ class Progress:
 
     def _job_line(self, line: str) -> None:
         if line.startswith("$ "):
+            self._runs_job = True
             options = dict(_OPTION.findall(line))
             self._label = f"{self.task} {options.get('student', '')}".rstrip()
             if "config" in options:
@@ -118,7 +125,7 @@ class Progress:
         seconds = time.monotonic() - self._started
         if self.state in ("failed", "up_for_retry"):
             self.failed = (self._label, [*self._lines, self.refused])
-        elif self.state == "success" and not self._lines:
+        elif self.state == "success" and not self._runs_job:
             return  # A helper of the graph.
         title = "    " if self._titled else self._label
         print(f"  {title:<44} {self.state or 'no state':<12} {seconds:7.1f} s", flush=True)
@@ -175,13 +182,16 @@ def _print_summary(day: date, run: Path) -> None:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End the run and its jobs, where it has not ended by itself."""
-    for send in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, send)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+    if process.poll() is not None:
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    # Jobs end; Airflow takes the signal for its task alone and would go on.
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _tail(log: Path) -> list[str]:
