@@ -9,9 +9,11 @@ family that passes the last one takes one more pass over the gate window and is 
 | on schedule, and in a backfill | the day that the run's data interval starts in |
 | triggered by hand | `day`; without it, the run's logical date |
 
-By hand: `airflow dags trigger daily_retrain --conf '{"day": "2022-05-04"}'`. A range, in the log's
-time zone: `airflow backfill create --dag-id daily_retrain --from-date 2022-05-01T00:00+08:00
---to-date 2022-05-03T23:59+08:00`.
+By hand, and a range in the log's time zone:
+
+    airflow dags trigger daily_retrain --conf '{"day": "2022-05-04"}'
+    airflow backfill create --dag-id daily_retrain \\
+        --from-date 2022-05-01T00:00+08:00 --to-date 2022-05-03T23:59+08:00
 
 A task is a job: `python -m jobs.<task> --config <run folder>/config.json` does the same without
 Airflow. **When a gate is red**, its log ends with one sentence and its page is in Data Docs;
