@@ -1,0 +1,98 @@
+"""A small repository whose jobs are fakes, for running the DAG's graph in seconds.
+
+Its `dags/` is a copy of ours; its jobs say what they are told to in `control.json` and write down
+how they were called.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from jobs.config import REPOSITORY
+
+DOMAINS = ["left", "right"]
+VERTICALS = ["left-main", "left-side", "right-main"]
+_LIGHT = ("__init__", "config", "contract", "errors", "recipes", "settings")
+_JOB = """\
+import json, sys, time
+from pathlib import Path
+
+root = Path(__file__).resolve().parents[1]
+job = Path(__file__).stem
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+rule = json.loads((root / "control.json").read_text()).get(job, {})
+with (root / "calls.jsonl").open("a") as calls:
+    calls.write(json.dumps([job, options]) + "\\n")
+print(f"{job}: at work", file=sys.stderr, flush=True)
+time.sleep(rule.get("seconds", 0))
+print(rule["say"] if "say" in rule else "nothing to say", file=sys.stderr)
+print("a library's line on stdout")
+if not rule.get("mute"):
+    print(json.dumps({"job": job, "rows": {"t": 3}, "outputs": {"t": 7}, "seconds": 0.5,
+                      "mlflow_run": None, "details": rule.get("details", {})}), flush=True)
+print("a line on stderr after the summary", file=sys.stderr)
+sys.exit(rule.get("exit", 0))
+"""
+
+
+def make_repository(root: Path, jobs: list[str]) -> Path:
+    """Build the repository in an empty folder.
+
+    Args:
+        root: The folder.
+        jobs: Names of the fake jobs.
+
+    Returns:
+        The folder.
+    """
+    shutil.copytree(REPOSITORY / "dags", root / "dags")
+    shutil.copytree(REPOSITORY / "infra" / "contracts", root / "infra" / "contracts")
+    (root / "jobs").mkdir()
+    for name in _LIGHT:
+        shutil.copy(REPOSITORY / "jobs" / f"{name}.py", root / "jobs")
+    for name in jobs:
+        (root / "jobs" / f"{name}.py").write_text(_JOB, encoding="utf-8")
+    control(root)
+    return root
+
+
+def control(root: Path, **rules: dict) -> None:
+    """Tell jobs what to do: `exit`, `say`, `seconds`, `mute`, `details`; forget earlier calls."""
+    (root / "ready").touch()
+    details = {
+        "config": str(root / "config.json"),
+        "day": "2022-05-03",
+        "domains": DOMAINS,
+        "verticals": VERTICALS,
+        "ready": str(root / "ready"),
+    }
+    rules = {**rules, "resolve_config": {"details": details, **rules.get("resolve_config", {})}}
+    (root / "control.json").write_text(json.dumps(rules), encoding="utf-8")
+    (root / "calls.jsonl").unlink(missing_ok=True)
+
+
+def calls(root: Path) -> list[tuple[str, dict[str, str]]]:
+    """Jobs that ran, in order, with their options."""
+    lines = (root / "calls.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(job, options) for job, options in map(json.loads, lines)]
+
+
+def airflow_environment(root: Path) -> dict[str, str]:
+    """Environment of an Airflow with a home of its own, whose DAGs are the repository's."""
+    unset = {"LAPIDARY_RECIPE", "LAPIDARY_SPARK_POOL", "LAPIDARY_RAY_POOL"}
+    kept = {k: v for k, v in os.environ.items() if k not in unset and not k.startswith("AIRFLOW")}
+    return {
+        **kept,
+        "AIRFLOW_HOME": str(root / "airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(root / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AIRFLOW_CONN_FS_DEFAULT": "fs://",
+        "LAPIDARY_HOME": str(root / "var"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": str(root),
+    }
