@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from jobs.command import JobSummary, main
 from jobs.config import RunConfig
-from jobs.days import arrival_days, last_arrival_day, longest_window
+from jobs.days import last_arrival_day, outcome_days
 from jobs.spark.build import Build
 from jobs.spark.labels import label_rows
 from jobs.spark.session import spark_session
+from validation.tables import OUTCOMES
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -30,7 +31,7 @@ def run(config: RunConfig) -> JobSummary:
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build labels in a given session."""
     tables = Build(config, spark)
-    outcomes = tables.read("outcomes", arrival_days(config, longest_window(config.contract)))
+    outcomes = tables.read("outcomes", outcome_days(config), empty=OUTCOMES)
     rows = label_rows(
         tables.impressions(),
         outcomes,

@@ -169,6 +169,16 @@ def run(config: RunConfig) -> JobSummary:
     )
 
 
+def _parse_moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--moment: an ISO time; found {text!r}") from None
+    if moment.tzinfo is None:
+        raise ConfigError(f"--moment: an ISO time with its offset, such as +00:00; found {text!r}")
+    return moment
+
+
 def _main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -192,7 +202,7 @@ def _main() -> None:
                 f"--overrides: not JSON: {error}; found {options.overrides!r}"
             ) from error
         day = parse_day(options.day, "--day") if options.day else None
-        moment = datetime.fromisoformat(options.moment) if options.moment else None
+        moment = _parse_moment(options.moment) if options.moment else None
         config = resolve(options.recipe, overrides, day, moment, options.dag_run)
         return asdict(run_job(config, run))
 
