@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs import delta
-from jobs.config import Recipe, RunConfig, RunContext, day_start
+from jobs.config import Recipe, RunConfig, RunContext, day_start, with_overrides
 from jobs.contract import LogContract
 from jobs.promotions import Ledger, Member, Promotion
 from jobs.recipes import tiny
@@ -112,8 +112,12 @@ def contract(**changes: Any) -> LogContract:
 
 
 def recipe(log: LogContract | None = None, **changes: Any) -> Recipe:
-    """The smallest recipe, on a contract."""
-    return tiny().model_copy(update={"contract": log or contract(), "name": "small", **changes})
+    """The smallest recipe, on a contract; its models read whole histories, however short."""
+    whole = {
+        f"{s}.training.network.num_events": None for s in ("domain_student", "vertical_student")
+    }
+    base = with_overrides(tiny(), whole)
+    return base.model_copy(update={"contract": log or contract(), "name": "small", **changes})
 
 
 def promotion(number: int, learnt: datetime, previous: int | None = None) -> Promotion:

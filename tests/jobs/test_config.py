@@ -76,7 +76,7 @@ def test_lists_are_replaced_whole():
         ({"contract.tasks.click.window": "1w"}, "contract.tasks.click.window: a duration is"),
         ({"contract.feeds.shown.idd": 1}, "unknown key contract.feeds.shown.idd; did you mean"),
         ({"contract.features.windows_days": [7]}, "contract: features.windows_days"),
-        ({"timeline.num_events": 16}, "domain_student: network.num_events is at most"),
+        ({"teacher.network.num_events": 129}, "teacher: network.num_events is at most timeline"),
         ({"contract": "/nowhere/log.yaml"}, "contract: no file /nowhere/log.yaml"),
         ([1], "overrides: a JSON object of settings; found [1]"),
     ],

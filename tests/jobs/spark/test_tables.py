@@ -187,9 +187,7 @@ def test_a_day_may_lie_in_several_files(spark, rows, uri):
     ids=["moved", "array border", "empty array", "gap in array", "empty text", "false"],
 )
 def test_a_digest_sees_where_values_are_missing(spark, schema, one, other):
-    frames = [
-        frame(spark, f"{schema}, day date", (*values, ONE)) for values in (one, other)
-    ]
+    frames = [frame(spark, f"{schema}, day date", (*values, ONE)) for values in (one, other)]
     digests = [digest_by_day(df)[ONE] for df in frames]
     assert digests[0] != digests[1]
 
