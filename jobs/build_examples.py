@@ -2,7 +2,7 @@
 
 Reads `impressions`, `labels`, `timelines`, `entity_features`, `events` and attributes. Writes
 `examples`, one commit per day of impression. Guarantees: nothing known at or after an impression
-is in its features or its history.
+is in its features or its history; a missing day of features is an error, never a count of zero.
 
     python -m jobs.build_examples --config var/runs/<run>/config.json
 """
@@ -22,7 +22,7 @@ from jobs.spark.features import by_entity, counts_at_impressions, event_counts, 
 from jobs.spark.session import spark_session
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -33,18 +33,34 @@ def run(config: RunConfig) -> JobSummary:
 
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build examples in a given session."""
+    tables = Build(config, spark)
+    shown = shown_impressions(tables).persist()
+    order = ["event_ts", "impression_id"]
+    rows = example_frame(tables, shown)
+    summary = tables.write("examples", rows, tables.shown_days, order, "build_examples")
+    shown.unpersist()
+    return summary
+
+
+def shown_impressions(tables: Build) -> DataFrame:
+    """Impressions of the touched days with their attributes; `day` is the day shown."""
     from pyspark.sql import functions as F
 
-    tables = Build(config, spark)
-    days = tables.shown_days
-    features = config.contract.features
     shown = tables.impressions().withColumn("day", F.col("event_day"))
     for entity, on in (("user", "user_id"), ("ad", "ad_id")):
         shown = tables.with_attributes(shown, entity, on, "event_ts")
-    shown = shown.persist()
+    return shown
+
+
+def example_frame(tables: Build, shown: DataFrame) -> DataFrame:
+    """The rows of the examples table for the touched days."""
+    config = tables.config
+    days = tables.shown_days
+    features = config.contract.features
     names = list(features.counts)
     queries = by_entity(shown, features.entities, ["day", "event_ts", "impression_id"])
     day_before = [day - timedelta(days=1) for day in days]
+    tables.require(FEATURES, day_before)
     counts = counts_at_impressions(
         today_counts(queries, counted_events(tables, days), names),
         tables.read(FEATURES, day_before),
@@ -62,10 +78,7 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
         ["num"],
     )
     ends = history_ends(shown, today, tables.read("timelines", days), config.timeline.num_events)
-    rows = example_rows(shown, tables.read("labels", days), counts, ends, config.contract)
-    summary = tables.write("examples", rows, days, ["event_ts", "impression_id"], "build_examples")
-    shown.unpersist()
-    return summary
+    return example_rows(shown, tables.read("labels", days), counts, ends, config.contract)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Reads `events` and attributes. Writes `entity_features`: counts over the last 1, 7 and 30 days as of
 the end of each arrival day. Guarantees: only what had arrived by the end of a day is counted for
-it; an increment reads one day of events and the stored days of the window, never all events.
+it; an increment reads one day of events and the stored days of the window, and the events of a
+day that is not stored, or not with every count that the contract has now.
 
     python -m jobs.build_features --config var/runs/<run>/config.json
 """
@@ -36,16 +37,35 @@ def run(config: RunConfig) -> JobSummary:
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build features in a given session."""
     tables = Build(config, spark)
+    rows = feature_frame(tables)
+    return tables.write(TABLE, rows, config.days, ["entity", "key"], "build_features")
+
+
+def feature_frame(tables: Build) -> DataFrame:
+    """The rows of the entity_features table for the run's arrival days."""
+    config = tables.config
     features = config.contract.features
     counts = list(features.counts)
     first = config.plan.first_day
-    partials = daily_counts(counted_events(tables, config.days), counts)
     longest = timedelta(days=max(features.windows_days) - 1)
     before = days_between(first - longest, first - timedelta(days=1))
-    if delta.open_table(config.table(TABLE)) is not None:
-        partials = partials.unionByName(tables.read(TABLE, before).select(*partials.columns))
-    rows = rolled_up(partials, counts, features.windows_days, config.days)
-    return tables.write(TABLE, rows, config.days, ["entity", "key"], "build_features")
+    columns = ["entity", "key", "day", *(f"{count}_1d" for count in counts)]
+    stored, lacking = _stored_days(config, before, columns)
+    partials = daily_counts(counted_events(tables, [*lacking, *config.days]), counts)
+    if stored:
+        partials = partials.unionByName(tables.read(TABLE, stored).select(*columns))
+    return rolled_up(partials, counts, features.windows_days, config.days)
+
+
+def _stored_days(
+    config: RunConfig, days: list[date], columns: list[str]
+) -> tuple[list[date], list[date]]:
+    """Days whose counts are stored, and days with events whose counts are not, or not all."""
+    table = delta.open_table(config.table(TABLE))
+    held = delta.days_with(table, [name for name in columns if name != "day"])
+    seen = delta.partition_days(delta.open_table(config.table("events")))
+    stored = [day for day in days if day in held]
+    return stored, [day for day in days if day in seen and day not in held]
 
 
 def counted_events(tables: Build, days: list[date]) -> DataFrame:

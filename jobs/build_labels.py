@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from jobs.command import JobSummary, main
 from jobs.config import RunConfig
-from jobs.days import arrival_days, last_arrival_day, longest_window
+from jobs.days import last_arrival_day, outcome_days
 from jobs.spark.build import Build
 from jobs.spark.labels import label_rows
 from jobs.spark.session import spark_session
+from validation.tables import OUTCOMES
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -30,16 +31,25 @@ def run(config: RunConfig) -> JobSummary:
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build labels in a given session."""
     tables = Build(config, spark)
-    outcomes = tables.read("outcomes", arrival_days(config, longest_window(config.contract)))
-    rows = label_rows(
+    return tables.write(
+        "labels",
+        label_frame(tables),
+        tables.shown_days,
+        ["event_ts", "impression_id"],
+        "build_labels",
+    )
+
+
+def label_frame(tables: Build) -> DataFrame:
+    """The rows of the labels table for the touched days."""
+    config = tables.config
+    outcomes = tables.read("outcomes", outcome_days(config), empty=OUTCOMES)
+    return label_rows(
         tables.impressions(),
         outcomes,
         config.contract.tasks,
         last_arrival_day(config),
         config.contract.time_zone,
-    )
-    return tables.write(
-        "labels", rows, tables.shown_days, ["event_ts", "impression_id"], "build_labels"
     )
 
 

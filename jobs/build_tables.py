@@ -8,6 +8,8 @@ The same as running `build_labels`, `build_features`, `build_timelines`, `build_
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jobs import (
     build_examples,
     build_features,
@@ -20,6 +22,9 @@ from jobs.config import RunConfig
 from jobs.spark.build import merged
 from jobs.spark.session import spark_session
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 STEPS = (
     build_labels.build,
     build_features.build,
@@ -30,10 +35,14 @@ STEPS = (
 
 
 def run(config: RunConfig) -> JobSummary:
-    """Build all tables; each step leaves a summary of its own."""
+    """Build all tables in a session of their own."""
     with spark_session(config.resources, config.home, "build_tables") as spark:
-        parts = [run_job(config, step, spark=spark) for step in STEPS]
-    return merged("build_tables", parts)
+        return build(config, spark)
+
+
+def build(config: RunConfig, spark: SparkSession) -> JobSummary:
+    """Build all tables in a given session; each step leaves a summary of its own."""
+    return merged("build_tables", [run_job(config, step, spark=spark) for step in STEPS])
 
 
 if __name__ == "__main__":

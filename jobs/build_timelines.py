@@ -19,7 +19,7 @@ from jobs.spark.session import spark_session
 from jobs.spark.timelines import timeline_rows
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -30,20 +30,27 @@ def run(config: RunConfig) -> JobSummary:
 
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build timelines in a given session."""
+    tables = Build(config, spark)
+    rows = timeline_frame(tables)
+    return tables.write("timelines", rows, tables.shown_days, ["user_id"], "build_timelines")
+
+
+def timeline_frame(tables: Build) -> DataFrame:
+    """The rows of the timelines table for the touched days."""
     from pyspark.sql import functions as F
 
-    tables = Build(config, spark)
+    config = tables.config
     days = tables.shown_days
     read_from = days[0] - timedelta(days=config.timeline.lookback_days)
     events = tables.read("events", days_between(read_from, days[-1]))
-    rows = timeline_rows(
+    return timeline_rows(
         events.where(F.col("event_type").isin(config.contract.timeline_event_types)),
         tables.impressions(),
         days,
         config.timeline.num_events,
+        config.timeline.lookback_days,
         config.contract.time_zone,
     )
-    return tables.write("timelines", rows, days, ["user_id"], "build_timelines")
 
 
 if __name__ == "__main__":

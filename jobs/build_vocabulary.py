@@ -37,7 +37,7 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     first = config.plan.day - timedelta(days=config.windows.bootstrap_days)
     days = days_between(first, config.plan.day)
     cut_off = F.lit(config.plan.gate_start)
-    examples = tables.read("examples", days).where(F.col("event_ts") < cut_off)
+    examples = tables.read("examples", days).where(F.col("known_ts") < cut_off)
     events = tables.read("events", days).where(F.col("known_ts") < cut_off)
     events = events.where(F.col("event_type").isin(config.contract.timeline_event_types))
     counts = [_counts(examples, field, field) for field in config.contract.features.categorical]
@@ -61,7 +61,7 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     log.info("vocabulary: %d values admitted", admitted)
     return JobSummary(
         job="build_vocabulary",
-        inputs={**tables.versions(), "examples": tables.version("examples")},
+        inputs=dict(tables.inputs),
         outputs={"vocabulary": version},
         rows={"vocabulary": admitted},
     )

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
 
-from jobs.contract import LogContract
+from jobs.contract import LogContract, load_contract
 from jobs.errors import ConfigError
 from jobs.settings import Settings, checked
 
@@ -311,15 +311,26 @@ def load_config(uri: str) -> RunConfig:
     path = Path(uri)
     if not path.is_file():
         raise ConfigError(f"--config: no file {uri}; run jobs.resolve_config first")
-    return checked(RunConfig, json.loads(path.read_text(encoding="utf-8")), "config.json")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"--config: {uri} is not JSON: {error}; run jobs.resolve_config"
+        ) from error
+    return checked(RunConfig, raw, "config.json")
 
 
 def with_overrides(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
     """Change values of a recipe.
 
+    A log of one's own needs no recipe of its own: `{"contract": "my_log.yaml", "log_uri": "/data"}`
+    retrains on it with the recipe's settings.
+
     Args:
         recipe: The recipe.
-        overrides: New values, nested or with dotted keys (`{"teacher.batch_size": 256}`).
+        overrides: New values, nested or with dotted keys (`{"teacher.batch_size": 256}`). A text
+            as `contract` is the path of a contract, which takes the place of the recipe's before
+            any other override.
 
     Returns:
         The changed recipe.
@@ -327,7 +338,13 @@ def with_overrides(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
     Raises:
         ConfigError: A key is unknown (the nearest name is suggested) or a value is wrong.
     """
+    if not isinstance(overrides, dict):
+        raise ConfigError(f"overrides: a JSON object of settings; found {overrides!r}")
     values = recipe.model_dump(mode="json")
+    contract = overrides.get("contract")
+    if isinstance(contract, str):
+        values["contract"] = load_contract(Path(contract)).model_dump(mode="json")
+        overrides = {key: value for key, value in overrides.items() if key != "contract"}
     _merge(values, overrides)
     return checked(Recipe, values, "overrides")
 

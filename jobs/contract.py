@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
+from collections.abc import Iterable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +24,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from jobs.errors import ConfigError
 from jobs.settings import Settings, checked
+from validation import tables
 
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 _DURATION = re.compile(r"^(\d+)\s*(s|m|h|d)$")
@@ -35,16 +38,12 @@ BASE_FEATURE_COLUMNS = ("user_id", "ad_id", "surface", "hour")
 
 
 def _duration(value: Any) -> Any:
-    if isinstance(value, str) and not value.startswith(
-        "P"
-    ):  # P...: ISO 8601, as config.json has it
-        match = _DURATION.match(value.strip())
-        if match is None:
-            raise ValueError(
-                f"a duration is a number with s, m, h or d, such as 30m; found {value!r}"
-            )
-        return timedelta(seconds=int(match[1]) * _DURATION_SECONDS[match[2]])
-    return value
+    if isinstance(value, timedelta) or (isinstance(value, str) and value.startswith("P")):
+        return value  # P...: ISO 8601, as config.json has it
+    match = _DURATION.match(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"a duration is a number with s, m, h or d, such as 30m; found {value!r}")
+    return timedelta(seconds=int(match[1]) * _DURATION_SECONDS[match[2]])
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
@@ -58,7 +57,7 @@ class Column(Settings):
     expr: str | None = None
     """Spark SQL over raw columns (and, where said, over canonical ones)."""
     unit: Literal["s", "ms", "us", "timestamp", "text"] = "timestamp"
-    """For a time: seconds, milliseconds or microseconds since 1970 UTC, a timestamp, or ISO text."""
+    """Of a time: seconds, milliseconds or microseconds since 1970 UTC, a timestamp, or ISO text."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Column:
@@ -100,11 +99,12 @@ class InlineOutcome(Settings):
     """An outcome that a log keeps as a flag on its impression's row."""
 
     when: str
-    """Spark SQL that is true where the outcome happened."""
+    """Spark SQL that is true where the outcome happened. Here and below, `event_ts` and `known_ts`
+    are the impression's canonical times."""
     event_ts: ColumnSource | None = None
-    """When it happened; the impression's time if left out."""
+    """When it happened; the impression's time if left out or missing."""
     known_ts: ColumnSource | None = None
-    """When the log knew it; the row's known time if left out."""
+    """When the log knew it, never before the row; the row's known time if left out or missing."""
     value: ColumnSource | None = None
     """Its value (price, seconds), if any."""
 
@@ -182,9 +182,15 @@ class AttributesFeed(Feed):
     entity: Literal["user", "ad"]
     key: ColumnSource
     known_ts: ColumnSource | None = None
-    """When the row became known. Left out: undated, see `features.use_undated_attributes`."""
+    """When the row became known. Left out, a row in a day's folder is known by the end of the day;
+    a row in one file is undated, see `features.use_undated_attributes`."""
     attributes: dict[str, ColumnSource]
     """Attributes by name; the feature's name is `<entity>_<name>`."""
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether it is told when a row became known."""
+        return self.known_ts is not None or "{day}" in self.path
 
 
 AnyFeed = Annotated[
@@ -241,8 +247,9 @@ class Features(Settings):
     prior_entity: str
     """Entity whose own rate, as known then, is the prior of every other entity's; with an empty
     key it is the rate of the whole log."""
-    windows_days: list[int] = [1, 7, 30]
-    """Whole days before the impression's day that a count covers, today's part always added."""
+    windows_days: list[Annotated[int, Field(ge=1)]] = [1, 7, 30]
+    """Whole days before the impression's day that a count covers, today's part always added. One
+    of them is 1: the longer ones are sums of days."""
     vocabulary: VocabularyRule = VocabularyRule()
     vocabulary_by_field: dict[str, VocabularyRule] = {}
     use_undated_attributes: bool = False
@@ -287,7 +294,9 @@ class LogContract(Settings):
         _check_names(self)
         _check_feeds(self)
         _check_surfaces(self)
+        _check_event_types(self)
         _check_features(self)
+        _check_column_names(self)
         return self
 
     @property
@@ -348,17 +357,23 @@ class LogContract(Settings):
             for feed in self.feeds.values()
             if isinstance(feed, AttributesFeed)
             and feed.entity == entity
-            and (feed.known_ts is not None or self.features.use_undated_attributes)
+            and (feed.is_dated or self.features.use_undated_attributes)
         ]
 
 
 def _check_names(contract: LogContract) -> None:
+    kinds = [feed.kind for feed in contract.feeds.values()]
+    if kinds.count("impressions") != 1:
+        raise ValueError(f"feeds: exactly one is of kind `impressions`; found {kinds}")
     names = [
         contract.name,
         *contract.feeds,
         *contract.tasks,
         *contract.domains,
         *(name for domain in contract.domains.values() for name in domain.verticals),
+        *contract.impressions.context,
+        *contract.attribute_columns("user"),
+        *contract.attribute_columns("ad"),
         *contract.features.entities,
         *contract.features.counts,
     ]
@@ -368,14 +383,20 @@ def _check_names(contract: LogContract) -> None:
 
 
 def _check_feeds(contract: LogContract) -> None:
-    kinds = [feed.kind for feed in contract.feeds.values()]
-    if kinds.count("impressions") != 1:
-        raise ValueError(f"feeds: exactly one is of kind `impressions`; found {kinds}")
+    for name, feed in contract.feeds.items():
+        for path in (feed.path, feed.ready or ""):
+            if re.search(r"[{}]", path.replace("{day}", "")):
+                raise ValueError(f"feeds.{name}: a path fills in {{day}} alone; found {path!r}")
+        # A delta table is read as a whole; a sequence has no arrival day but its last item's.
+        if "{day}" in feed.path and (feed.format == "delta" or isinstance(feed, SequencesFeed)):
+            raise ValueError(
+                f"feeds.{name}.path: a feed of {feed.kind} in format {feed.format} has no folder "
+                f"per day; found {feed.path!r}"
+            )
     impressions = contract.impressions
     for name, source in impressions.context.items():
-        text = source.sql
         for column in impressions.after_impression:
-            if re.search(rf"\b{re.escape(column)}\b", text):
+            if re.search(rf"\b{re.escape(column)}\b", source.sql):
                 raise ValueError(
                     f"feeds: context {name!r} reads {column!r}, which is known only after the "
                     "impression; remove it from `context`"
@@ -404,6 +425,29 @@ def _check_surfaces(contract: LogContract) -> None:
                 raise ValueError(f"domains.{domain_name}.verticals.{vertical_name}: no task")
 
 
+def _check_event_types(contract: LogContract) -> None:
+    """A misspelt type would count nothing. Other feeds name their types only in their rows."""
+    feeds = contract.feeds.values()
+    known = set(contract.impressions.outcomes)
+    if not any(isinstance(feed, OutcomesFeed) for feed in feeds):
+        for name, task in contract.tasks.items():
+            _check_known(f"tasks.{name}.outcomes: unknown outcome", task.outcomes, known)
+    known |= {IMPRESSION, *contract.outcome_types}
+    known |= {t for f in feeds if isinstance(f, SequencesFeed) for t in f.sequences}
+    if not any(isinstance(feed, EventsFeed) for feed in feeds):
+        for name, types in contract.features.counts.items():
+            _check_known(f"features.counts.{name}: unknown event type", types, known)
+        _check_known("timeline_event_types: unknown type", contract.timeline_event_types, known)
+
+
+def _check_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {sorted(known)}"
+            raise ValueError(f"{what} {name!r}; {hint}")
+
+
 def _check_features(contract: LogContract) -> None:
     known = contract.feature_columns
     features = contract.features
@@ -413,11 +457,23 @@ def _check_features(contract: LogContract) -> None:
         **{f"entities.{name}": key for name, key in features.entities.items()},
     }
     for place, columns in wanted.items():
-        for column in columns:
-            if column not in known:
-                near = difflib.get_close_matches(column, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(known)}"
-                raise ValueError(f"features.{place}: unknown column {column!r}{hint}")
+        _check_known(f"features.{place}: unknown column", columns, known)
+    for column in ("ad_id", "surface"):
+        if column not in features.categorical:
+            raise ValueError(
+                f"features.categorical: {column} is missing; histories are read through its "
+                "embeddings, so add it"
+            )
+    both = set(features.categorical) & set(features.numeric)
+    if both:
+        raise ValueError(
+            f"features: a column is categorical or numeric; found both of {sorted(both)}"
+        )
+    windows = features.windows_days
+    if 1 not in windows or len(set(windows)) != len(windows):
+        raise ValueError(
+            f"features.windows_days: different whole days, 1 among them; found {windows}"
+        )
     for numerator, denominator in features.rates.items():
         if not {numerator, denominator} <= set(features.counts):
             raise ValueError(
@@ -430,13 +486,36 @@ def _check_features(contract: LogContract) -> None:
             f"the entities are {list(features.entities)}"
         )
     _check_baseline(contract)
-    contextual = set(contract.impressions.context)
+    contextual = {"hour", *contract.impressions.context}
     for name, key in features.entities.items():
         if contextual & set(key):
             raise ValueError(
                 f"features.entities.{name}: counts are kept of users, ads, surfaces and their "
-                f"attributes; found context {sorted(contextual & set(key))}"
+                f"attributes; found {sorted(contextual & set(key))}, which no other event has"
             )
+
+
+def _check_column_names(contract: LogContract) -> None:
+    """Everything about an impression lies side by side in one table."""
+    features = contract.features
+    names = [
+        *tables.impressions({}),
+        *set(tables.examples([], [], [], list(contract.tasks))) - set(tables.impressions({})),
+        *contract.impressions.context,
+        *contract.attribute_columns("user"),
+        *contract.attribute_columns("ad"),
+        *(
+            f"{entity}_{count}"
+            for entity in features.entities
+            for count in tables.count_columns(list(features.counts), features.windows_days)
+        ),
+    ]
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    if twice:
+        raise ValueError(
+            f"columns need names of their own; found two called {twice}; rename the context, "
+            "attribute, entity or count"
+        )
 
 
 def _check_baseline(contract: LogContract) -> None:

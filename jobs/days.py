@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from datetime import date, timedelta
 
 from jobs import delta
-from jobs.config import RunConfig, days_between
+from jobs.config import RunConfig, day_of, day_start, days_between
 from jobs.contract import LogContract
 from jobs.errors import ConfigError
 
@@ -19,19 +18,34 @@ def shown_days(config: RunConfig) -> list[date]:
     Raises:
         ConfigError: Nothing has been ingested.
     """
+    zone = config.contract.time_zone
     late = timedelta(days=config.windows.max_late_days)
-    first = config.plan.first_day - max(late, longest_window(config.contract))
+    # Not a number of days: a window of one day may end two days later where a day has 23 hours.
+    closing = day_of(day_start(config.plan.first_day, zone) - longest_window(config.contract), zone)
     held = delta.partition_days(delta.open_table(config.table("impressions")))
-    if not held:
-        raise ConfigError("impressions: the table is empty; run jobs.ingest_log first")
+    if not held or held[0] - late > config.plan.day:
+        raise ConfigError(
+            f"impressions: the table holds nothing up to {config.plan.day}; run jobs.ingest_log "
+            "for that day first"
+        )
+    first = min(config.plan.first_day - late, closing)
     return days_between(max(first, held[0] - late), config.plan.day)
 
 
-def arrival_days(config: RunConfig, reach: timedelta = timedelta()) -> list[date]:
-    """Arrival days of the touched days' impressions, or of rows up to `reach` later."""
+def arrival_days(config: RunConfig) -> list[date]:
+    """Arrival days of the touched days' impressions."""
     shown = shown_days(config)
-    late = timedelta(days=config.windows.max_late_days) + reach
+    late = timedelta(days=config.windows.max_late_days)
     return days_between(shown[0], min(shown[-1] + late, last_arrival_day(config)))
+
+
+def outcome_days(config: RunConfig) -> list[date]:
+    """Arrival days of the outcomes that the touched days' labels may count."""
+    zone = config.contract.time_zone
+    arrivals = arrival_days(config)
+    end = day_start(config.plan.day + timedelta(days=1), zone)
+    closing = day_of(end + longest_window(config.contract), zone)
+    return days_between(arrivals[0], min(max(arrivals[-1], closing), last_arrival_day(config)))
 
 
 def last_arrival_day(config: RunConfig) -> date:
@@ -41,6 +55,5 @@ def last_arrival_day(config: RunConfig) -> date:
 
 
 def longest_window(contract: LogContract) -> timedelta:
-    """The longest attribution window, in whole days."""
-    windows = [task.window / timedelta(days=1) for task in contract.tasks.values()]
-    return timedelta(days=math.ceil(max(windows)))
+    """The longest attribution window."""
+    return max(task.window for task in contract.tasks.values())

@@ -9,19 +9,21 @@ No Spark here: `jobs/spark/tables.py` writes and reads the files on a cluster.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import (
     AddAction,
     CommitProperties,
@@ -33,7 +35,6 @@ from pyarrow import dataset
 from jobs.errors import ConfigError
 
 METADATA_KEY = "lapidary"
-_MAX_STRING_STATISTIC = 32
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def latest_version(uri: str) -> int | None:
 
 
 def _root(table: DeltaTable) -> str:
-    return table.table_uri.removeprefix("file://").rstrip("/")
+    uri = table.table_uri.rstrip("/")
+    return unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
 
 
 def partition_days(table: DeltaTable | None) -> list[date]:
@@ -80,16 +82,43 @@ def partition_days(table: DeltaTable | None) -> list[date]:
 def day_files(table: DeltaTable, days: Iterable[date] | None = None) -> list[str]:
     """Absolute paths of a table's files, of the given days or of all."""
     wanted = None if days is None else {day.isoformat() for day in days}
-    actions = pa.table(table.get_add_actions(flatten=True))
     root = _root(table)
-    paths = actions.column("path").to_pylist()
-    if "partition.day" not in actions.column_names:
-        return sorted(f"{root}/{path}" for path in paths)
     return sorted(
         f"{root}/{path}"
-        for path, day in zip(paths, actions.column("partition.day").to_pylist(), strict=True)
-        if wanted is None or str(day) in wanted
+        for day, paths in paths_by_day(table).items()
+        if wanted is None or day in wanted
+        for path in paths
     )
+
+
+def paths_by_day(table: DeltaTable | None) -> dict[str | None, set[str]]:
+    """Paths of a table's files, relative to it, by day; under None where days are no partitions."""
+    found: dict[str | None, set[str]] = {}
+    if table is None:
+        return found
+    actions = pa.table(table.get_add_actions(flatten=True))
+    paths = actions.column("path").to_pylist()
+    days = (
+        actions.column("partition.day").to_pylist()
+        if "partition.day" in actions.column_names
+        else [None] * len(paths)
+    )
+    for path, day in zip(paths, days, strict=True):
+        found.setdefault(None if day is None else str(day), set()).add(path)
+    return found
+
+
+def days_with(table: DeltaTable | None, columns: Iterable[str]) -> list[date]:
+    """Days whose files hold all of the columns (a later run may add some), as statistics tell."""
+    if table is None:
+        return []
+    actions = pa.table(table.get_add_actions(flatten=True))
+    known = [f"null_count.{name}" for name in columns]
+    if not set(known) <= set(actions.column_names):
+        return []
+    rows = actions.select(["partition.day", *known]).to_pylist()
+    lacking = {row["partition.day"] for row in rows if None in row.values()}
+    return [day for day in partition_days(table) if day not in lacking]
 
 
 def read_days(
@@ -110,12 +139,17 @@ def read_days(
         The rows. Their order is that of the files.
 
     Raises:
-        ConfigError: No such table.
+        ConfigError: No such table, or no such column.
     """
     table = open_table(uri, version)
     if table is None:
         raise ConfigError(f"no Delta table at {uri}; run the job that writes it first")
     schema = pa.schema(table.schema())
+    for name in columns or []:
+        if name not in schema.names:
+            near = difflib.get_close_matches(name, schema.names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {schema.names}"
+            raise ConfigError(f"{Path(uri).name}: no column {name!r}; {hint}")
     # Arrow reads the files itself. Through the file system that delta-rs offers it, one process in
     # three aborted at exit ("terminate called without an active exception").
     layout = pa.schema([("run", pa.string()), ("day", pa.date32())])
@@ -133,14 +167,7 @@ def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:
     """The commit that wrote each day, where its files are still the day's files."""
     if table is None:
         return {}
-    live: dict[str, set[str]] = {}
-    actions = pa.table(table.get_add_actions(flatten=True))
-    for path, day in zip(
-        actions.column("path").to_pylist(),
-        actions.column("partition.day").to_pylist(),
-        strict=True,
-    ):
-        live.setdefault(str(day), set()).add(path)
+    live = paths_by_day(table)
     found: dict[date, PartitionCommit] = {}
     for entry in table.history():
         text = entry.get(METADATA_KEY)
@@ -153,24 +180,62 @@ def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:
     return found
 
 
-def replace_day(uri: str, schema: pa.Schema, commit: PartitionCommit) -> int:
+def replace_day(
+    uri: str, schema: pa.Schema, commit: PartitionCommit, expected: Collection[str]
+) -> int:
     """Make files the content of one day, in one commit.
+
+    Compare-and-set by day: writers of other days never conflict, a second writer of the same day
+    always does, so that one that began earlier cannot undo what a later one has written.
 
     Args:
         uri: Table; made if absent.
         schema: Columns of the table, `day` included.
         commit: The day, its files (already written below the table) and what they came from.
+        expected: The day's files when the replacement was begun; none for a new day.
 
     Returns:
         The table's new version.
 
     Raises:
-        CommitFailedError: Another writer replaced the day meanwhile. Retry the job, not the commit.
+        StaleSnapshot: Another writer replaced the day meanwhile.
+        ConfigError: A column has another type in the table.
     """
     assert commit.rows > 0, "an empty write never replaces a partition"
     adds = [_add_action(uri, path, {"day": commit.day}) for path in commit.files]
-    properties = CommitProperties(custom_metadata={METADATA_KEY: json.dumps(asdict(commit))})
-    table = open_table(uri)
+    properties = CommitProperties(
+        custom_metadata={METADATA_KEY: json.dumps(asdict(commit))}, max_commit_retries=0
+    )
+    lost: DeltaError | None = None
+    for _ in range(_MAX_ATTEMPTS):
+        table = open_table(uri)
+        if paths_by_day(table).get(commit.day, set()) != set(expected):
+            raise StaleSnapshot(
+                f"{Path(uri).name}: another writer replaced {commit.day} meanwhile; nothing was "
+                "changed; run the job again"
+            ) from lost
+        try:
+            return _commit_day(uri, table, schema, commit.day, adds, properties)
+        except DeltaError as error:
+            if open_table(uri) is None or latest_version(uri) == _version(table):
+                raise  # nobody came between
+            lost = error
+    raise StaleSnapshot(
+        f"{Path(uri).name}: other days are written without pause; run the job again"
+    ) from lost
+
+
+_MAX_ATTEMPTS = 20
+
+
+def _commit_day(
+    uri: str,
+    table: DeltaTable | None,
+    schema: pa.Schema,
+    day: str,
+    adds: list[AddAction],
+    properties: CommitProperties,
+) -> int:
     if table is None:
         create_table_with_add_actions(
             uri, Schema.from_arrow(schema), adds, partition_by=["day"], commit_properties=properties
@@ -181,11 +246,15 @@ def replace_day(uri: str, schema: pa.Schema, commit: PartitionCommit) -> int:
         "overwrite",
         Schema.from_arrow(_widened(uri, pa.schema(table.schema()), schema)),
         ["day"],
-        partition_filters=[("day", "=", commit.day)],
+        partition_filters=[("day", "=", day)],
         commit_properties=properties,
     )
     table.update_incremental()
     return table.version()
+
+
+def _version(table: DeltaTable | None) -> int | None:
+    return None if table is None else table.version()
 
 
 def _widened(uri: str, held: pa.Schema, written: pa.Schema) -> pa.Schema:
@@ -222,9 +291,11 @@ def write_arrow_day(
     Returns:
         The new version (None if nothing changed) and the commit that holds the day.
     """
+    assert rows.num_rows > 0, "an empty write never replaces a partition"
+    table = open_table(uri)
     rows = rows.sort_by([(name, "ascending") for name in order]).combine_chunks()
     digest = arrow_digest(rows)
-    held = live_commits(open_table(uri)).get(day)
+    held = live_commits(table).get(day)
     if held is not None and held.digest == digest:
         return None, held
     path = f"data/run={commit['run_id']}/day={day.isoformat()}/{digest}.parquet"
@@ -237,14 +308,17 @@ def write_arrow_day(
         day=day.isoformat(), digest=digest, rows=rows.num_rows, files=[path], **commit
     )
     schema = rows.schema.append(pa.field("day", pa.date32()))
-    return replace_day(uri, schema, record), record
+    expected = paths_by_day(table).get(day.isoformat(), set())
+    return replace_day(uri, schema, record, expected), record
 
 
 def arrow_digest(rows: pa.Table) -> str:
     """Hash of a table's names, types and values, in their order."""
+    # Taken anew: a slice, or what happens to lie under a null, would show in the bytes.
+    copy = rows.replace_schema_metadata(None).take(pa.array(range(rows.num_rows), pa.int64()))
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema.remove_metadata()) as writer:
-        for batch in rows.replace_schema_metadata(None).combine_chunks().to_batches():
+    with pa.ipc.new_stream(sink, copy.schema) as writer:
+        for batch in copy.combine_chunks().to_batches():
             writer.write_batch(batch)
     return hashlib.sha256(sink.getvalue()).hexdigest()[:32]
 
@@ -279,8 +353,6 @@ def append_numbered(
     Raises:
         StaleSnapshot: `number` does not follow the snapshot's, or another writer came first.
     """
-    from deltalake.exceptions import CommitFailedError, DeltaError
-
     seen = 0 if snapshot is None else (snapshot.transaction_version(app_id) or 0)
     if number != seen + 1:
         raise StaleSnapshot(f"{app_id}: transaction {number} does not follow {seen}")
@@ -300,7 +372,9 @@ def append_numbered(
             )
             return 0
         snapshot.create_write_transaction([add], "append", schema, commit_properties=properties)
-    except (CommitFailedError, DeltaError) as error:
+    except DeltaError as error:
+        if latest_version(uri) == _version(snapshot):
+            raise  # nobody came between
         raise StaleSnapshot(f"{app_id}: another writer committed {number} first") from error
     snapshot.update_incremental()
     return snapshot.version()
@@ -319,59 +393,18 @@ def _add_action(uri: str, path: str, partition: dict[str, str]) -> AddAction:
 
 
 def parquet_statistics(path: Path) -> dict[str, Any]:
-    """Delta statistics of a Parquet file: rows, nulls, and bounds that never exclude a value.
+    """Delta statistics of a Parquet file: its rows, and the nulls of every flat column.
 
-    Strings are left without bounds where they would have to be cut; the maximum of a time is
-    rounded up to the millisecond that the Delta log keeps.
+    No bounds: a reader takes them for exact, Parquet's own pass over NaN, the Delta log cuts times
+    to milliseconds, and delta-rs hides every row from a filter on a column that alone has none.
     """
     metadata = pq.read_metadata(path)
-    low: dict[str, Any] = {}
-    high: dict[str, Any] = {}
     nulls: dict[str, int] = {}
-    for index, name in _flat_columns(metadata):
+    for index in range(metadata.num_columns):
+        name = metadata.schema.column(index).path
         chunks = [
             metadata.row_group(g).column(index).statistics for g in range(metadata.num_row_groups)
         ]
-        if any(s is None or not s.has_null_count for s in chunks):
-            continue
-        nulls[name] = sum(s.null_count for s in chunks)
-        bounds = [(s.min, s.max) for s in chunks if s.has_min_max]
-        if len(bounds) != len(chunks):
-            continue
-        pair = _bounds(min(b[0] for b in bounds), max(b[1] for b in bounds))
-        if pair is not None:
-            low[name], high[name] = pair
-    return {
-        "numRecords": metadata.num_rows,
-        "minValues": low,
-        "maxValues": high,
-        "nullCount": nulls,
-    }
-
-
-def _flat_columns(metadata: pq.FileMetaData) -> list[tuple[int, str]]:
-    columns = [metadata.schema.column(i) for i in range(metadata.num_columns)]
-    return [(i, c.name) for i, c in enumerate(columns) if c.path == c.name]
-
-
-def _bounds(low: Any, high: Any) -> tuple[Any, Any] | None:
-    if isinstance(low, bool) or not isinstance(low, int | float | str | datetime | date):
-        return None
-    if isinstance(low, str):
-        return None if max(len(low), len(high)) > _MAX_STRING_STATISTIC else (low, high)
-    if isinstance(low, float):
-        return None if math.isnan(low) or math.isnan(high) else (low, high)
-    if isinstance(low, datetime):
-        up = high.microsecond % 1000 and 1000 - high.microsecond % 1000
-        return _milliseconds(low, 0), _milliseconds(high, up)
-    if isinstance(low, date):
-        return low.isoformat(), high.isoformat()
-    return low, high
-
-
-def _milliseconds(moment: datetime, extra_microseconds: int) -> str:
-    from datetime import UTC, timedelta
-
-    moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    moment += timedelta(microseconds=extra_microseconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+        if "." not in name and all(s is not None and s.has_null_count for s in chunks):
+            nulls[name] = sum(s.null_count for s in chunks)
+    return {"numRecords": metadata.num_rows, "nullCount": nulls}

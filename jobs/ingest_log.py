@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from jobs import delta
 from jobs.command import JobSummary, log, main, write_json
 from jobs.config import RunConfig
-from jobs.contract import AttributesFeed, EventsFeed, OutcomesFeed, SequencesFeed
+from jobs.contract import AttributesFeed, EventsFeed, Feed, OutcomesFeed, SequencesFeed
 from jobs.errors import ConfigError
 from jobs.spark import ingest
 from jobs.spark.raw import read_feed
@@ -39,9 +39,14 @@ def attribute_table(feed: str) -> str:
 
 
 def run(config: RunConfig) -> JobSummary:
-    """Ingest the run's arrival days."""
+    """Ingest the run's arrival days in a session of its own."""
     with spark_session(config.resources, config.home, "ingest_log") as spark:
-        return _Ingest(config, spark).run()
+        return build(config, spark)
+
+
+def build(config: RunConfig, spark: SparkSession) -> JobSummary:
+    """Ingest the run's arrival days in a given session."""
+    return _Ingest(config, spark).run()
 
 
 class _Ingest:
@@ -56,20 +61,26 @@ class _Ingest:
         self.rows: dict[str, int] = {}
         self.verdicts: list[tuple[str, date, str, int]] = []
         self.quarantined: list[DataFrame] = []
+        self.judged: list[DataFrame] = []
         self.orphans = 0
 
     def run(self) -> JobSummary:
         with _contract_mistakes():
-            shown, outcomes, events = self._impressions()
+            shown, outcomes = self._impressions()
+            events = None if shown is None else ingest.impression_events(shown)
+            if shown is not None and outcomes is not None:
+                events = _union(events, ingest.outcome_events(outcomes, shown))
             for name, feed in self.contract.feeds.items():
                 if isinstance(feed, OutcomesFeed):
-                    outcomes, events = self._outcomes(name, feed, shown, outcomes, events)
+                    happened = self._outcomes(name, feed)
+                    if happened is not None:
+                        outcomes = _union(outcomes, happened)
+                        self.orphans += self._orphans(happened, shown)
+                    events = _union(events, self._outcome_events(name, feed, happened, shown))
                 elif isinstance(feed, EventsFeed):
                     events = _union(events, self._events(name, feed))
                 elif isinstance(feed, SequencesFeed):
-                    raw = self._read(name)
-                    if raw is not None:
-                        events = _union(events, ingest.sequence_events(raw, feed, self.contract))
+                    events = _union(events, self._sequences(name, feed))
             self._write("impressions", shown, ["event_ts", "impression_id"])
             self._write("outcomes", outcomes, ["impression_id", "outcome_id"])
             self._write("events", events, ["user_id", "known_ts", "event_ts", "event_id"])
@@ -77,81 +88,126 @@ class _Ingest:
             if self.quarantined:
                 rejected = reduce(lambda a, b: a.unionByName(b), self.quarantined)
                 self._write("quarantine", rejected, ["feed", "reason", "row"])
+        for frame in self.judged:
+            frame.unpersist()
         return self._summary()
 
     def _read(self, name: str) -> DataFrame | None:
         feed = self.contract.feeds[name]
         return read_feed(self.spark, name, feed, self.config.log_uri, self.days)
 
-    def _impressions(self) -> tuple[DataFrame | None, DataFrame | None, DataFrame | None]:
-        name = next(n for n, f in self.contract.feeds.items() if f is self.contract.impressions)
+    def _impressions(self) -> tuple[DataFrame | None, DataFrame | None]:
+        """Impressions, and the outcomes that lie on their rows."""
+        feed = self.contract.impressions
+        name = next(n for n, f in self.contract.feeds.items() if f is feed)
         raw = self._read(name)
         if raw is None:
-            return None, None, None
+            return None, None
         judged = ingest.judge_impressions(raw, self.contract, self.config.windows.max_late_days)
-        judged = self._without_earlier(judged, "_impression_id", "impressions", name)
-        judged = self._settle(name, judged)
+        judged = self._settle(
+            name, self._without_earlier(judged, "_impression_id", "impressions", feed)
+        )
         shown = ingest.impressions(judged, self.contract)
-        events = ingest.impression_events(shown)
-        if not self.contract.impressions.outcomes:
-            return shown, None, events
-        outcomes = ingest.inline_outcomes(judged, self.contract)
-        return shown, outcomes, _union(events, ingest.outcome_events(outcomes, shown))
+        if not feed.outcomes:
+            return shown, None
+        return shown, ingest.inline_outcomes(judged, self.contract)
 
-    def _outcomes(
+    def _outcomes(self, name: str, feed: OutcomesFeed) -> DataFrame | None:
+        raw = self._read(name)
+        if raw is None:
+            return None
+        judged = ingest.judge_outcomes(raw, name, feed, self.contract)
+        return ingest.outcomes(
+            self._settle(name, self._without_earlier(judged, "_outcome_id", "outcomes", feed))
+        )
+
+    def _outcome_events(
         self,
         name: str,
         feed: OutcomesFeed,
+        happened: DataFrame | None,
         shown: DataFrame | None,
-        outcomes: DataFrame | None,
-        events: DataFrame | None,
-    ) -> tuple[DataFrame | None, DataFrame | None]:
-        raw = self._read(name)
-        if raw is None:
-            return outcomes, events
-        judged = ingest.judge_outcomes(raw, feed, self.contract)
-        judged = self._without_earlier(judged, "_outcome_id", "outcomes", name)
-        happened = ingest.outcomes(self._settle(name, judged))
-        uri = self.config.table("impressions")
-        about = [shown.drop("day")] if shown is not None else []
-        earlier = [d for d in delta.partition_days(delta.open_table(uri)) if d < self.days[0]]
-        if earlier:
-            about.append(read_table(self.spark, uri, earlier).drop("day"))
-        if about:
-            known = about[0] if len(about) == 1 else about[0].unionByName(about[1])
-            events = _union(events, ingest.outcome_events(happened, known))
-            # Kept as outcomes, should their impression arrive late; counted, as they are no events.
-            self.orphans += happened.join(known, on="impression_id", how="left_anti").count()
-        return _union(outcomes, happened), events
+    ) -> DataFrame | None:
+        """Events of a feed's outcomes, and of earlier ones whose impression arrives only now."""
+        from pyspark.sql import functions as F
+
+        found = None
+        about = self._known_impressions(shown)
+        if happened is not None and about is not None:
+            found = ingest.outcome_events(happened, about)
+        late = [
+            day
+            for day in self._held("outcomes")
+            if 0 < (self.days[0] - day).days <= self.config.windows.max_late_days
+        ]
+        if late and "{day}" in feed.path and shown is not None:
+            earlier = read_table(self.spark, self.config.table("outcomes"), late)
+            earlier = earlier.where(F.col("outcome_id").startswith(f"{name}:"))
+            found = _union(found, ingest.outcome_events(earlier, shown))
+        return found
+
+    def _orphans(self, happened: DataFrame, shown: DataFrame | None) -> int:
+        """Outcomes without an impression: kept, should it arrive late, but no events yet."""
+        from pyspark.sql import functions as F
+
+        mine = happened.where(F.col("day").isin(self.days))
+        about = self._known_impressions(shown)
+        if about is not None:
+            known = about.where(F.col("day") <= self.days[-1]).select("impression_id")
+            mine = mine.join(known, on="impression_id", how="left_anti")
+        return mine.count()
+
+    def _known_impressions(self, shown: DataFrame | None) -> DataFrame | None:
+        """Impressions of this range and of the days before it."""
+        earlier = [day for day in self._held("impressions") if day < self.days[0]]
+        if not earlier or (shown is not None and "{day}" not in self.contract.impressions.path):
+            return shown  # A one-file feed holds the earlier ones itself.
+        held = read_table(self.spark, self.config.table("impressions"), earlier)
+        return held if shown is None else held.unionByName(shown, allowMissingColumns=True)
+
+    def _held(self, table: str) -> list[date]:
+        return delta.partition_days(delta.open_table(self.config.table(table)))
 
     def _events(self, name: str, feed: EventsFeed) -> DataFrame | None:
         raw = self._read(name)
         if raw is None:
             return None
-        judged = ingest.judge_events(raw, feed, self.contract)
-        judged = self._without_earlier(judged, "_event_id", "events", name)
-        return ingest.organic_events(self._settle(name, judged))
+        judged = ingest.judge_events(raw, name, feed, self.contract)
+        return ingest.organic_events(
+            self._settle(name, self._without_earlier(judged, "_event_id", "events", feed))
+        )
 
-    def _without_earlier(self, judged: DataFrame, key: str, table: str, feed: str) -> DataFrame:
-        """Copies of rows that arrived before this range; a one-file feed holds those rows itself."""
-        if "{day}" not in self.contract.feeds[feed].path:
-            return judged
-        uri = self.config.table(table)
-        earlier = [d for d in delta.partition_days(delta.open_table(uri)) if d < self.days[0]]
-        if not earlier:
-            return judged
-        known = read_table(self.spark, uri, earlier).select(key.removeprefix("_"))
-        return ingest.without_known(judged, key, known)
+    def _sequences(self, name: str, feed: SequencesFeed) -> DataFrame | None:
+        raw = self._read(name)
+        if raw is None:
+            return None
+        judged = self._settle(name, ingest.judge_sequences(raw, feed, self.contract), acts=False)
+        return ingest.sequence_events(judged, name, feed)
 
-    def _settle(self, name: str, judged: DataFrame) -> DataFrame:
-        """Compute the verdicts once; count them and set rejected rows aside."""
+    def _without_earlier(self, judged: DataFrame, key: str, table: str, feed: Feed) -> DataFrame:
+        """Mark copies of rows that arrived before this range; one file holds those rows itself."""
+        earlier = [day for day in self._held(table) if day < self.days[0]]
+        if not earlier or "{day}" not in feed.path:
+            return judged
+        known = read_table(self.spark, self.config.table(table), earlier)
+        return ingest.without_known(judged, key, known.select(key.removeprefix("_")))
+
+    def _settle(self, name: str, judged: DataFrame, *, acts: bool = True) -> DataFrame:
+        """Compute the verdicts once; count them and set rejected rows aside.
+
+        Args:
+            name: The feed.
+            judged: Its judged rows.
+            acts: Whether a row is an act of a user; of other rows only the rejected are counted.
+        """
         judged = judged.persist()
+        self.judged.append(judged)
         first = self.contract.first_day
-        wanted = set(self.days)
-        for day, verdict, rows in ingest.count_verdicts(judged, first):
-            if day in wanted:
+        counted = ingest.count_verdicts(judged, first)
+        for day, verdict, rows in counted:
+            if day in self.days and (acts or verdict not in _KEPT):
                 self.verdicts.append((name, day, verdict, rows))
-        if any(f == name and v not in _HARMLESS for f, _, v, _ in self.verdicts):
+        if any(day in self.days and verdict not in _HARMLESS for day, verdict, _ in counted):
             self.quarantined.append(ingest.quarantine(judged, name, first))
         return judged
 
@@ -161,7 +217,9 @@ class _Ingest:
                 continue
             raw = self._read(name)
             if raw is not None:
-                rows = ingest.attributes(raw, feed, self.contract)
+                judged = ingest.judge_attributes(raw, feed, self.contract)
+                judged = self._settle(name, judged, acts=False)
+                rows = ingest.attributes(judged, feed)
                 daily = "{day}" in feed.path
                 days = self.days if daily else [self.contract.first_day]
                 self._write(attribute_table(name), rows, ["entity_id", "known_ts"], days)
@@ -203,20 +261,32 @@ class _Ingest:
         )
 
 
-_HARMLESS = {ingest.OK, ingest.DUPLICATE, ingest.NO_CONSENT}
+_KEPT = {ingest.OK, ingest.DUPLICATE}
+_HARMLESS = {*_KEPT, ingest.NO_CONSENT}
 
 
 @contextmanager
 def _contract_mistakes() -> Iterator[None]:
-    """Tell an expression that Spark cannot resolve as a mistake in the contract."""
-    from pyspark.errors import AnalysisException, ParseException
+    """Tell an expression that Spark cannot resolve or compute as a mistake in the contract."""
+    from pyspark.errors import (
+        AnalysisException,
+        ArithmeticException,
+        DateTimeException,
+        NumberFormatException,
+    )
 
     try:
         yield
-    except (AnalysisException, ParseException) as error:
-        first = str(error).split("\n", 1)[0]
+    except (
+        AnalysisException,
+        ArithmeticException,
+        DateTimeException,
+        NumberFormatException,
+    ) as error:
+        first = str(error).strip().split("\n", 1)[0]
         raise ConfigError(
-            f"contract: an expression does not fit the raw log: {first}; mend the contract"
+            f"contract: an expression does not fit the raw log: {first}; mend the contract, or "
+            "declare the column's type in its feed's `columns`"
         ) from error
 
 

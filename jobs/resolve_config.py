@@ -185,6 +185,16 @@ def parse_overrides(text: str) -> dict[str, Any]:
     return values
 
 
+def _parse_moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--moment: an ISO time; found {text!r}") from None
+    if moment.tzinfo is None:
+        raise ConfigError(f"--moment: an ISO time with its offset, such as +00:00; found {text!r}")
+    return moment
+
+
 def _main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -198,7 +208,7 @@ def _main() -> None:
 
     def body() -> dict[str, Any]:
         day = parse_day(options.day, "--day") if options.day else None
-        moment = datetime.fromisoformat(options.moment) if options.moment else None
+        moment = _parse_moment(options.moment) if options.moment else None
         config = resolve(
             options.recipe, parse_overrides(options.overrides), day, moment, options.dag_run
         )

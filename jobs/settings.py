@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -47,14 +48,16 @@ def checked(kind: type[S], raw: Any, source: str) -> S:
 
 def _sentence(kind: type[BaseModel], error: Mapping[str, Any], source: str) -> str:
     location = error["loc"]
-    path = ".".join(str(part) for part in location) or "(top)"
+    path = _path(kind, location) or "(top)"
     if error["type"] == "extra_forbidden":
-        known = _names_at(kind, location[:-1])
+        known = _names(_at(kind, location[:-1]))
         near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"{source}: unknown key {path}; {hint}"
     if error["type"] == "missing":
         return f"{source}: {path} is missing; add it"
+    if error["type"] == "union_tag_not_found":
+        return f"{source}: {path}.kind is missing; add it"
     message = str(error["msg"]).removeprefix("Value error, ")
     found = error.get("input")
     told = "found" in message or isinstance(found, (dict, list, BaseModel)) or found is None
@@ -62,23 +65,64 @@ def _sentence(kind: type[BaseModel], error: Mapping[str, Any], source: str) -> s
     return f"{source}: {path}: {message}{tail}"
 
 
-def _names_at(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Field names of the settings class that lies at a location below `kind`."""
-    classes: list[type[BaseModel]] = [kind]
+def _path(kind: type[BaseModel], location: Sequence[Any]) -> str:
+    """A location as the user wrote it: without the tags by which a kind of settings was chosen."""
+    return ".".join(
+        str(part) for i, part in enumerate(location) if not _is_tag(_at(kind, location[:i]), part)
+    )
+
+
+def _at(kind: type[BaseModel], location: Sequence[Any]) -> Any:
+    """The annotation of the value at a location below `kind`; None below an unknown key."""
+    annotation: Any = kind
     for part in location:
-        inner: list[type[BaseModel]] = []
-        for cls in classes:
-            if part in cls.model_fields:
-                inner += _settings_in(cls.model_fields[part].annotation)
-        # A dictionary key or a discriminator's tag descends no further in the classes.
-        classes = inner or classes
-    return sorted({name for cls in classes for name in cls.model_fields})
+        annotation = _below(annotation, part)
+    return annotation
 
 
-def _settings_in(annotation: Any) -> list[type[BaseModel]]:
+def _below(annotation: Any, part: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    origin = typing.get_origin(annotation)
-    if origin is None and not isinstance(annotation, types.UnionType):
+        field = annotation.model_fields.get(part)
+        return None if field is None else _bare(field.annotation)
+    arguments = typing.get_args(annotation)
+    if _is_union(annotation):
+        tagged = [a for a in arguments if part in _tags(a)]
+        return (
+            tagged[0] if tagged else _below(next(a for a in arguments if a is not NoneType), part)
+        )
+    # The values of a dictionary, the items of a list or tuple.
+    return (
+        _bare(arguments[1 if typing.get_origin(annotation) is dict else 0]) if arguments else None
+    )
+
+
+def _is_tag(annotation: Any, part: Any) -> bool:
+    return _is_union(annotation) and any(part in _tags(a) for a in typing.get_args(annotation))
+
+
+def _tags(annotation: Any) -> list[Any]:
+    """Values by which a class of settings is chosen among others: those of its literal `kind`."""
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return []
-    return [found for arg in typing.get_args(annotation) for found in _settings_in(arg)]
+    kind = annotation.model_fields.get("kind")
+    return [] if kind is None else list(typing.get_args(kind.annotation))
+
+
+def _names(annotation: Any) -> list[str]:
+    """Field names of the settings class in an annotation."""
+    if _is_union(annotation):
+        return sorted({name for a in typing.get_args(annotation) for name in _names(a)})
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return sorted(annotation.model_fields)
+    return []
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _bare(annotation: Any) -> Any:
+    """An annotation without pydantic's metadata."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return typing.get_args(annotation)[0]
+    return annotation

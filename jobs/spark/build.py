@@ -11,9 +11,11 @@ from jobs import days, delta
 from jobs.command import JobSummary, log
 from jobs.config import RunConfig
 from jobs.contract import AttributesFeed
+from jobs.errors import ConfigError
 from jobs.ingest_log import attribute_table
 from jobs.spark.features import with_attributes
 from jobs.spark.tables import read_table, write_days
+from validation import tables
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -26,15 +28,52 @@ class Build:
         self.config = config
         self.contract = config.contract
         self.spark = spark
+        self.inputs: dict[str, int | None] = {}
+        """Versions of the tables that were read."""
 
     @cached_property
     def shown_days(self) -> list[date]:
         """Days whose impressions or labels the run may change."""
         return days.shown_days(self.config)
 
-    def read(self, table: str, wanted: Sequence[date] | None = None) -> DataFrame:
-        """Read days of a table; all if None."""
-        return read_table(self.spark, self.config.table(table), wanted)
+    def read(
+        self,
+        table: str,
+        wanted: Sequence[date] | None = None,
+        empty: tables.Columns | None = None,
+    ) -> DataFrame:
+        """Read days of a table, always at the version that the first read found.
+
+        Args:
+            table: Name.
+            wanted: Days; all if None.
+            empty: Columns of a table that may not be there yet, for want of any row.
+        """
+        version = self.inputs.setdefault(table, self.version(table))
+        if version is None and empty is not None:
+            schema = ", ".join(f"`{name}` {kind}" for name, kind in empty.items())
+            return self.spark.createDataFrame([], schema)
+        return read_table(self.spark, self.config.table(table), wanted, version)
+
+    def require(self, table: str, wanted: Sequence[date]) -> None:
+        """Refuse to count a missing day as a day on which nothing happened.
+
+        Args:
+            table: Table with a row for something on every day from its first on.
+            wanted: Days that are about to be read.
+
+        Raises:
+            ConfigError: A day with events, later than the table's first, is not in the table.
+        """
+        held = delta.partition_days(delta.open_table(self.config.table(table)))
+        seen = delta.partition_days(delta.open_table(self.config.table("events")))
+        holes = sorted(day for day in {*wanted} & {*seen} - {*held} if held and day > held[0])
+        if holes:
+            raise ConfigError(
+                f"{table}: no rows for {', '.join(map(str, holes))}, though there are events; "
+                f"run jobs.build_features in a run of that day (jobs.resolve_config --day "
+                f"{holes[0]}), then this job again"
+            )
 
     def impressions(self) -> DataFrame:
         """Impressions shown on the touched days, whenever they arrived."""
@@ -49,14 +88,14 @@ class Build:
         for name, feed in self.contract.feeds.items():
             if isinstance(feed, AttributesFeed) and feed in feeds:
                 names = [f"{entity}_{attribute}" for attribute in feed.attributes]
-                rows = with_attributes(rows, self.read(attribute_table(name)), on, at, names)
+                states = self.read(attribute_table(name), empty=tables.attributes(names))
+                rows = with_attributes(rows, states, on, at, names)
         return rows
 
     def write(
         self, table: str, df: DataFrame, replaced: Sequence[date], order: Sequence[str], job: str
     ) -> JobSummary:
         """Replace days of a table; the summary names what was read and written."""
-        inputs = self.versions()
         run = self.config.run
         written = write_days(
             df,
@@ -67,7 +106,7 @@ class Build:
                 "run_id": run.run_id,
                 "config_hash": run.config_hash,
                 "code_hash": run.code_hash,
-                "inputs": inputs,
+                "inputs": self.inputs,
             },
         )
         rows = sum(written.rows.values())
@@ -79,16 +118,15 @@ class Build:
             len(written.rows),
         )
         return JobSummary(
-            job=job, inputs=inputs, outputs={table: written.version}, rows={table: rows}
+            job=job,
+            inputs=dict(self.inputs),
+            outputs={table: written.version},
+            rows={table: rows},
         )
 
     def version(self, table: str) -> int | None:
         """Newest version of a table."""
         return delta.latest_version(self.config.table(table))
-
-    def versions(self) -> dict[str, int | None]:
-        """Versions of the tables that rows are made from."""
-        return {name: self.version(name) for name in ("impressions", "outcomes", "events")}
 
 
 def merged(job: str, parts: Sequence[JobSummary]) -> JobSummary:

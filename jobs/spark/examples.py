@@ -46,8 +46,8 @@ def example_rows(
     rows = rows.join(labels.drop("event_ts", "day"), on="impression_id", how="inner")
     for frame in (counts, history_ends):
         rows = rows.join(frame, on="impression_id", how="inner")
-    columns = example_columns(contract)
-    return rows.select(*[F.col(name).cast(kind).alias(name) for name, kind in columns.items()])
+    columns = example_columns(contract).items()
+    return rows.selectExpr(*[f"CAST(`{name}` AS {kind}) AS `{name}`" for name, kind in columns])
 
 
 def example_columns(contract: LogContract) -> tables.Columns:

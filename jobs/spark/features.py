@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from validation import tables
@@ -79,9 +80,11 @@ def rolled_up(
     from pyspark.sql import functions as F
 
     longest = max(windows_days)
+    # A stored day also holds who was seen before it; counted on, they would never be forgotten.
+    seen = partials.where(F.greatest(F.lit(0), *[F.col(f"{count}_1d") for count in counts]) > 0)
     wanted = partials.sparkSession.createDataFrame([(day,) for day in days], "as_of date")
     age = F.date_diff("as_of", "day")
-    spread = partials.join(F.broadcast(wanted), on=(age >= 0) & (age < longest), how="inner")
+    spread = seen.join(F.broadcast(wanted), on=(age >= 0) & (age < longest), how="inner")
     zero = F.lit(0).cast("bigint")
     sums = [
         F.sum(F.when(age < window, F.col(f"{count}_1d")).otherwise(zero)).alias(
@@ -169,13 +172,14 @@ def counts_at_impressions(
     )
     listed = F.map_from_entries(F.collect_list(F.struct("entity", totals.alias("totals"))))
     rows = joined.groupBy("impression_id").agg(listed.alias("of"))
-    rows = rows.select("impression_id", *[F.col("of")[entity].alias(entity) for entity in entities])
+    rows = rows.selectExpr("impression_id", *[f"of['{name}'] AS of_{name}" for name in entities])
+    # As text, for every column object is a round trip to the JVM.
     columns = [
-        F.col(entity)[i].alias(f"{entity}_{count}_{window}d")
+        f"of_{entity}[{i}] AS `{entity}_{count}_{window}d`"
         for entity in entities
         for i, (count, window) in enumerate(names)
     ]
-    return rows.select("impression_id", *columns)
+    return rows.selectExpr("impression_id", *columns)
 
 
 def with_attributes(
@@ -190,12 +194,19 @@ def with_attributes(
         at: Column of `rows` with the moment.
         names: Attributes to add.
     """
+    from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    states = attributes.groupBy("entity_id").agg(
-        F.array_sort(F.collect_list(F.struct("known_ts", *names))).alias("states")
-    )
+    # A daily listing repeats itself: of a run of equal states only the first says anything.
+    state = F.struct("known_ts", *[F.col(name).alias(f"_{name}") for name in names])
+    in_order = Window.partitionBy("entity_id").orderBy("known_ts", *names)
+    same = [F.col(name).eqNullSafe(F.lag(name).over(in_order)) for name in names]
+    repeated = reduce(lambda a, b: a & b, same, F.lag("known_ts").over(in_order).isNotNull())
+    changes = attributes.withColumn("_repeated", repeated).where(~F.col("_repeated"))
+    states = changes.groupBy("entity_id").agg(F.array_sort(F.collect_list(state)).alias("_states"))
     joined = rows.join(states, on=F.col(on) == F.col("entity_id"), how="left")
-    known = F.filter("states", lambda state: state["known_ts"] < F.col(at))
+    known = F.filter("_states", lambda one: one["known_ts"] < F.col(at))
     last = F.try_element_at(known, F.lit(-1))
-    return joined.withColumns({name: last[name] for name in names}).drop("states", "entity_id")
+    return joined.withColumns({name: last[f"_{name}"] for name in names}).drop(
+        "_states", "entity_id"
+    )

@@ -36,7 +36,8 @@ def label_rows(
         time_zone: The time zone that defines a day.
 
     Returns:
-        The labels table's columns; `day` is the day of the impression.
+        The labels table's columns; `day` is the day of the impression. An outcome whose own clock
+        lies before its impression's counts too.
     """
     from pyspark.sql import functions as F
 
@@ -51,7 +52,7 @@ def label_rows(
     for name, task in tasks.items():
         window = F.make_dt_interval(secs=F.lit(int(task.window.total_seconds())))
         mature_ts = F.greatest(F.col("event_ts") + window, F.col("known_ts"))
-        mature_day = F.greatest(local_day(mature_ts, time_zone), F.col("day"))
+        mature_day = local_day(mature_ts, time_zone)
         followed = (
             F.col("outcome_type").isin(task.outcomes)
             & (F.col("outcome_ts") <= F.col("event_ts") + window)

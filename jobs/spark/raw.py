@@ -6,27 +6,40 @@ import difflib
 import re
 from collections.abc import Sequence
 from datetime import date
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.command import log
 from jobs.contract import Column as ColumnSource
 from jobs.contract import Feed
 from jobs.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
     from pyspark.sql import Column, DataFrame, SparkSession
 
 SOURCE_FILE = "_source_file"
 FOLDER_DAY = "_folder_day"
 BAD_COLUMN = "_bad_column"
+BAD_ROW = "_bad_row"
+ADDED = (SOURCE_FILE, FOLDER_DAY, BAD_COLUMN, BAD_ROW)
+"""Columns that reading adds to the raw ones."""
+
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
 _FLOATS = ("float", "double")
+_EARLIEST_MICROS = -62_135_596_800_000_000
+_LATEST_MICROS = 253_402_300_799_999_999
+"""The years 1 to 9999: outside them, neither Python nor Arrow reads a time."""
 
 
 def read_feed(
     spark: SparkSession, name: str, feed: Feed, log_uri: str, days: Sequence[date]
 ) -> DataFrame | None:
     """Read a feed's raw rows.
+
+    Days whose files have other columns, or the same ones in another order, are read apart and laid
+    together by name; a column that a day lacks is null there.
 
     Args:
         spark: Session.
@@ -36,20 +49,31 @@ def read_feed(
         days: Arrival days to read, where the feed keeps a folder or file per day.
 
     Returns:
-        Raw columns plus the source file, the day of the folder (null in a one-file feed) and the
-        first column whose text did not fit its declared type; None where nothing is there to read.
+        Raw columns plus the source file, the day of the folder (null in a one-file feed), the
+        first column whose text did not fit its declared type, and that row's text as JSON; None
+        where nothing is there to read.
 
     Raises:
         ConfigError: A one-file feed is missing, or a declared column is missing or of another type.
     """
+    parts = [
+        _read(spark, name, feed, log_uri, group)
+        for group in _alike(feed, _paths(name, feed, log_uri, days))
+    ]
+    if len(parts) > 1:
+        log.info("feeds.%s: the columns differ between days", name)
+    return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), parts) if parts else None
+
+
+def _read(spark: SparkSession, name: str, feed: Feed, log_uri: str, paths: list[str]) -> DataFrame:
+    """Rows of paths with the same columns."""
     from pyspark.sql import functions as F
 
-    paths = _paths(name, feed, log_uri, days)
-    if not paths:
-        return None
     reader = spark.read.options(**feed.options)
     if feed.format == "csv":
-        raw = reader.option("header", "true").option("inferSchema", "false").csv(paths)
+        # A file within the folder whose header differs stops the job instead of being misread.
+        reader = reader.option("enforceSchema", "false").option("inferSchema", "false")
+        raw = reader.option("header", "true").csv(paths)
     elif feed.format == "jsonl":
         raw = reader.option("primitivesAsString", "true").json(paths)
     elif feed.format == "delta":
@@ -58,12 +82,10 @@ def read_feed(
         raw = read_table(spark, paths[0])
     else:
         raw = reader.option("recursiveFileLookup", "true").parquet(*paths)
-    if not raw.columns:
-        return None
-    _check_columns(name, feed, raw)
+    _check_columns(name, feed, raw, paths[0])
     source = F.lit(paths[0]) if feed.format == "delta" else F.col("_metadata.file_path")
     raw = raw.withColumn(SOURCE_FILE, source)
-    raw = raw.withColumn(FOLDER_DAY, _folder_day(feed))
+    raw = raw.withColumn(FOLDER_DAY, _folder_day(feed, log_uri))
     return _cast(feed, raw)
 
 
@@ -75,17 +97,27 @@ def column(source: ColumnSource) -> Column:
 
 
 def time_column(source: ColumnSource) -> Column:
-    """A canonical time; null where the raw value cannot be read."""
+    """A canonical time; null where the raw value cannot be read or no calendar has it."""
     from pyspark.sql import functions as F
 
     raw = F.expr(source.sql)
-    return {
-        "s": lambda: F.timestamp_micros((raw * F.lit(1_000_000)).cast("bigint")),
-        "ms": lambda: F.timestamp_millis(raw.cast("bigint")),
-        "us": lambda: F.timestamp_micros(raw.cast("bigint")),
-        "timestamp": lambda: raw.cast("timestamp"),
-        "text": lambda: F.try_to_timestamp(raw.cast("string")),
+    micros = {
+        # Decimal, so that neither a float's last digit nor text with a fraction is lost.
+        "s": lambda: (raw.try_cast("decimal(26,6)") * F.lit(1_000_000)).try_cast("bigint"),
+        "ms": lambda: F.try_multiply(raw.try_cast("bigint"), F.lit(1_000)),
+        "us": lambda: raw.try_cast("bigint"),
+        "timestamp": lambda: F.unix_micros(raw.try_cast("timestamp")),
+        "text": lambda: F.unix_micros(F.try_to_timestamp(raw.cast("string"))),
     }[source.unit]()
+    readable = micros.between(F.lit(_EARLIEST_MICROS), F.lit(_LATEST_MICROS))
+    return F.timestamp_micros(F.when(readable, micros))
+
+
+def day_start(day: Column, time_zone: str) -> Column:
+    """The instant at which a day starts in a time zone."""
+    from pyspark.sql import functions as F
+
+    return F.to_utc_timestamp(day.cast("timestamp"), time_zone)
 
 
 def local_day(moment: Column, time_zone: str) -> Column:
@@ -96,46 +128,98 @@ def local_day(moment: Column, time_zone: str) -> Column:
 
 
 def _paths(name: str, feed: Feed, log_uri: str, days: Sequence[date]) -> list[str]:
-    from pyarrow import fs
-
-    def exists(path: str) -> bool:
-        system, inner = fs.FileSystem.from_uri(path if "://" in path else str(Path(path).resolve()))
-        return system.get_file_info(inner).type != fs.FileType.NotFound
-
     if "{day}" in feed.path:
-        paths = [f"{log_uri}/{feed.path.format(day=day.isoformat())}" for day in days]
-        return [path for path in paths if exists(path)]
+        paths = [f"{log_uri}/{feed.path.replace('{day}', day.isoformat())}" for day in days]
+        return [path for path in paths if _exists(path)]
     path = f"{log_uri}/{feed.path}"
-    if not exists(path):
+    if not _exists(path):
         raise ConfigError(f"feeds.{name}.path: no file {path}; put the log there or mend the path")
     return [path]
 
 
-def _folder_day(feed: Feed) -> Column:
+def _file_system(path: str) -> tuple[FileSystem, str]:
+    from pyarrow.fs import FileSystem
+
+    return FileSystem.from_uri(path if "://" in path else str(Path(path).resolve()))
+
+
+def _exists(path: str) -> bool:
+    from pyarrow.fs import FileType
+
+    system, inner = _file_system(path)
+    return system.get_file_info(inner).type != FileType.NotFound
+
+
+def _alike(feed: Feed, paths: list[str]) -> list[list[str]]:
+    """Paths grouped by the columns of their files; those without any data are left out."""
+    if feed.format == "delta":
+        return [paths]
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        columns = _columns(feed, path)
+        if columns is not None:
+            groups.setdefault(columns, []).append(path)
+    return list(groups.values())
+
+
+def _columns(feed: Feed, path: str) -> str | None:
+    """What the first file of a path says of its columns; None where all files are empty."""
+    import pyarrow.parquet as pq
+    from pyarrow.fs import FileSelector, FileType
+
+    system, inner = _file_system(path)
+    info = system.get_file_info(inner)
+    found = [info]
+    if info.type == FileType.Directory:
+        found = system.get_file_info(FileSelector(inner, recursive=True))
+    files = sorted(
+        f.path
+        for f in found
+        if f.type == FileType.File and f.size != 0 and not f.base_name.startswith((".", "_"))
+    )
+    if not files:
+        return None
+    if feed.format == "parquet":
+        with system.open_input_file(files[0]) as file:
+            return str(pq.read_schema(file).remove_metadata())
+    if feed.format == "csv":
+        with system.open_input_stream(files[0], compression="detect") as stream:
+            return stream.read(_HEADER_BYTES).split(b"\n", 1)[0].decode(errors="replace").strip()
+    return ""  # Every row of JSON names its columns.
+
+
+_HEADER_BYTES = 1 << 20
+
+
+def _folder_day(feed: Feed, log_uri: str) -> Column:
     from pyspark.sql import functions as F
 
     if "{day}" not in feed.path:
         return F.lit(None).cast("date")
-    before = feed.path.split("{day}")[0]
+    # With the log's own folder before it, for a date in the path of the log is none of ours.
+    folder = (Path(log_uri) if "://" in log_uri else Path(log_uri).absolute()).name
+    before = f"{folder}/{feed.path.split('{day}')[0]}"
     pattern = re.escape(before) + r"(\d{4}-\d{2}-\d{2})"
-    return F.to_date(F.regexp_extract(F.url_decode(F.col(SOURCE_FILE)), pattern, 1))
+    # Paths are percent-encoded, but a plus sign in them is a plus sign.
+    path = F.url_decode(F.replace(F.col(SOURCE_FILE), F.lit("+"), F.lit("%2B")))
+    return F.to_date(F.regexp_extract(path, pattern, 1))
 
 
-def _check_columns(name: str, feed: Feed, raw: DataFrame) -> None:
+def _check_columns(name: str, feed: Feed, raw: DataFrame, path: str) -> None:
     found = dict(raw.dtypes)
     problems: list[str] = []
     for wanted, kind in feed.columns.items():
         if wanted not in found:
             near = difflib.get_close_matches(wanted, found, n=1)
             hint = f"the nearest is {near[0]!r}" if near else f"it has {sorted(found)}"
-            problems.append(f"column {wanted!r} is missing from the file ({hint})")
+            problems.append(f"column {wanted!r} is missing ({hint})")
         elif feed.format in ("parquet", "delta") and not _fits(found[wanted], kind):
             problems.append(
                 f"column {wanted!r} is {found[wanted]} in the file, {kind} in the contract"
             )
     if problems:
         raise ConfigError(
-            f"feeds.{name}.columns: {'; '.join(problems)}; mend the contract or the log"
+            f"feeds.{name}.columns: {path}: {'; '.join(problems)}; mend the contract or the log"
         )
 
 
@@ -153,12 +237,27 @@ def _cast(feed: Feed, raw: DataFrame) -> DataFrame:
     """Text columns as their declared types; a value that does not fit is named, not lost."""
     from pyspark.sql import functions as F
 
+    nothing = F.lit(None).cast("string")
     if feed.format not in ("csv", "jsonl"):
-        return raw.withColumn(BAD_COLUMN, F.lit(None).cast("string"))
+        return raw.withColumns({BAD_COLUMN: nothing, BAD_ROW: nothing})
     typed = {name: F.expr(f"try_cast(`{name}` AS {kind})") for name, kind in feed.columns.items()}
+    lists = {name for name, kind in raw.dtypes if kind.startswith("array")}
     bad = [
-        F.when(F.col(name).isNotNull() & value.isNull(), F.lit(name))
+        F.when(_gaps(value, name in lists) > _gaps(F.col(name), name in lists), F.lit(name))
         for name, value in typed.items()
     ]
-    first_bad = F.coalesce(*bad) if bad else F.lit(None).cast("string")
-    return raw.withColumn(BAD_COLUMN, first_bad).withColumns(typed)
+    first_bad = F.coalesce(*bad) if bad else nothing
+    texts = F.to_json(F.struct(*[c for c in raw.columns if c not in ADDED]))
+    return raw.withColumns(
+        {**typed, BAD_COLUMN: first_bad, BAD_ROW: F.when(first_bad.isNotNull(), texts)}
+    )
+
+
+def _gaps(value: Column, is_list: bool) -> Column:
+    """How much of a value is missing: the value, or items of a list."""
+    from pyspark.sql import functions as F
+
+    missing = value.isNull().cast("int")
+    if not is_list:
+        return missing
+    return F.coalesce(F.size(F.filter(value, F.isnull)), missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -75,7 +76,8 @@ def write_days(
 ) -> TableWrite:
     """Replace days of a table, each in one commit; days that already hold these rows are left.
 
-    A day without rows is never replaced. Files that no commit names fall to vacuum.
+    A day without rows is never replaced. A write that fails leaves the table as it was; files that
+    no commit names fall to vacuum.
 
     Args:
         df: Rows with a column `day`; those outside `days` are an error of ours.
@@ -87,13 +89,17 @@ def write_days(
 
     Returns:
         Rows and digest of every day, and which of them changed.
+
+    Raises:
+        StaleSnapshot: Another writer replaced one of the days meanwhile.
     """
     from pyspark.sql import functions as F
     from pyspark.sql.pandas.types import to_arrow_schema
 
     spark = df.sparkSession
-    run = _write_folder(uri, commit["run_id"])
-    path = f"{uri}/data/run={run}"
+    before = delta.open_table(uri)
+    expected = delta.paths_by_day(before)
+    folder = _write_folder(uri, commit["run_id"])
     keys = (
         [F.col("day")]
         if files_per_day == 1
@@ -102,35 +108,40 @@ def write_days(
     (
         df.repartition(*keys)
         .sortWithinPartitions("day", *order)
-        .write.partitionBy("day")
+        .write.mode("append")
+        .partitionBy("day")
         .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
-        .parquet(path)
+        .parquet(str(folder))
     )
-    files = _files_by_day(Path(path), Path(uri))
+    files = _files_by_day(folder, Path(uri))
     assert set(files) <= set(days), (
         f"{uri}: rows of {sorted(set(files) - set(days))} outside {days}"
     )
     columns = df.columns
     written = (
-        spark.read.schema(df.schema).option("basePath", path).parquet(path).select(*columns)
+        spark.read.schema(df.schema)
+        .option("basePath", str(folder))
+        .parquet(str(folder))
+        .select(*columns)
         if files
         else None
     )
     digests = {} if written is None else digest_by_day(written)
     schema = to_arrow_schema(df.schema, timezone="UTC")
-    held = delta.live_commits(delta.open_table(uri))
+    held = delta.live_commits(before)
     changed: list[date] = []
     for day in sorted(files):
         rows, digest = digests[day]
         if day in held and held[day].digest == digest:
-            for file in files[day]:
-                (Path(uri) / file).unlink()
+            shutil.rmtree(folder / f"day={day.isoformat()}")
             continue
         record = delta.PartitionCommit(
             day=day.isoformat(), digest=digest, rows=rows, files=files[day], **commit
         )
-        delta.replace_day(uri, schema, record)
+        delta.replace_day(uri, schema, record, expected.get(day.isoformat(), ()))
         changed.append(day)
+    if not changed:
+        shutil.rmtree(folder)
     return TableWrite(
         version=delta.latest_version(uri),
         rows={day: digests[day][0] for day in sorted(files)},
@@ -143,10 +154,26 @@ def digest_by_day(df: DataFrame) -> dict[date, tuple[int, str]]:
     """(rows, digest) of each day: a sum of row hashes, so neither order nor files matter."""
     from pyspark.sql import functions as F
 
-    columns = sorted(c for c in df.columns if c != "day")
-    sums = [_hash_sum(F.xxhash64(F.lit(salt), *columns)) for salt in (1, 2)]
+    values = _hashed_values(df)
+    sums = [_hash_sum(F.xxhash64(F.lit(salt), *values)) for salt in (1, 2)]
     rows = df.groupBy("day").agg(F.count(F.lit(1)), *sums).collect()
     return {row[0]: (row[1], f"{row[1]:x}-{int(row[2]):x}-{int(row[3]):x}") for row in rows}
+
+
+def _hashed_values(df: DataFrame) -> list[Column]:
+    """What is hashed of a row: its values, and where they are missing or end.
+
+    The hash passes over nulls and over the borders of arrays, so that without these a value that
+    moved to the next column or array would leave it as it was.
+    """
+    from pyspark.sql import functions as F
+
+    names = sorted(name for name in df.columns if name != "day")
+    arrays = [name for name, kind in df.dtypes if kind.startswith("array") and name != "day"]
+    missing = F.array(*[F.isnull(name) for name in names])
+    lengths = [F.size(name) for name in arrays]
+    gaps = [F.transform(name, F.isnull) for name in arrays]
+    return [*[F.col(name) for name in names], missing, *lengths, *gaps]
 
 
 def _hash_sum(hashed: Column) -> Column:
@@ -160,14 +187,19 @@ def _hash_sum(hashed: Column) -> Column:
     )
 
 
-def _write_folder(uri: str, run_id: str) -> str:
-    """A folder name for this write: the run's, numbered where a retry wrote before."""
+def _write_folder(uri: str, run_id: str) -> Path:
+    """A new folder for this write: the run's, numbered where a retry wrote before."""
     attempt = 0
     while True:
         name = f"{run_id}-{attempt}" if attempt else run_id
-        if not (Path(uri) / "data" / f"run={name}").exists():
-            return name
-        attempt += 1
+        folder = Path(uri) / "data" / f"run={name}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            attempt += 1
+        else:
+            return folder
 
 
 def _files_by_day(path: Path, root: Path) -> dict[date, list[str]]:

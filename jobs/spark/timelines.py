@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from jobs.spark.raw import day_start
 from validation import tables
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def timeline_rows(
     impressions: DataFrame,
     days: Sequence[date],
     num_events: int,
+    lookback_days: int,
     time_zone: str,
 ) -> DataFrame:
     """Timelines of every user with an impression or a new event on a day.
@@ -43,6 +45,7 @@ def timeline_rows(
         impressions: Columns `user_id` and `event_day`.
         days: Days to produce.
         num_events: N.
+        lookback_days: Events that became known on an earlier day than this are forgotten.
         time_zone: The time zone that defines a day.
 
     Returns:
@@ -54,7 +57,7 @@ def timeline_rows(
         impressions.select("user_id", F.col("event_day").alias("day"))
     )
     requests = seen.where(F.col("day").isin(list(days))).distinct()
-    starts = F.to_utc_timestamp(F.col("day").cast("timestamp"), time_zone)
+    starts = day_start(F.col("day"), time_zone)
     marked = requests.select(
         "user_id",
         "day",
@@ -86,7 +89,7 @@ def timeline_rows(
 
     def build(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for table in whole_users(batches):
-            yield from timelines(table, num_events)
+            yield from timelines(table, num_events, lookback_days)
 
     return ordered.mapInArrow(build, schema).select(*tables.TIMELINES)
 
@@ -116,12 +119,13 @@ def _first_index_of_last(users: pa.Array) -> int:
     return 0 if len(different) == 0 else int(different[-1]) + 1
 
 
-def timelines(rows: pa.Table, num_events: int) -> Iterator[pa.RecordBatch]:
+def timelines(rows: pa.Table, num_events: int, lookback_days: int) -> Iterator[pa.RecordBatch]:
     """Cut timelines out of sorted events.
 
     Args:
         rows: Whole users, sorted by user and time; requests mark the (user, day) to produce.
         num_events: N.
+        lookback_days: Days that a history reaches back, whatever range of days is built at once.
 
     Yields:
         The timelines table's columns, a bounded number of rows at a time.
@@ -135,8 +139,11 @@ def timelines(rows: pa.Table, num_events: int) -> Iterator[pa.RecordBatch]:
 
     where = np.flatnonzero(is_request)
     begin = np.cumsum(~is_request)[where]  # events of the stream before each request
-    first_of_user = np.searchsorted(event_user, user[where], side="left")
-    prior = np.minimum(begin - first_of_user, num_events)
+    # Both lie in order: user after user, day after day.
+    first_kept = np.searchsorted(
+        _user_day(event_user, event_day), _user_day(user[where], day[where] - lookback_days)
+    )
+    prior = np.minimum(begin - first_kept, num_events)
     end = _end_of_day(event_user, event_day, user[where], day[where], begin)
     new = np.minimum(end - begin, DAY_FACTOR * num_events)
 
@@ -163,6 +170,11 @@ def timelines(rows: pa.Table, num_events: int) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays(
             [columns[name] for name in tables.TIMELINES], names=list(tables.TIMELINES)
         )
+
+
+def _user_day(user: np.ndarray, day: np.ndarray) -> np.ndarray:
+    """One number per user and day that orders by both."""
+    return (user.astype(np.int64) << 32) + day
 
 
 def _end_of_day(

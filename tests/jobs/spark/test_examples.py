@@ -1,0 +1,78 @@
+"""An example joins what is known of an impression; its history is a prefix of a timeline."""
+
+from datetime import date
+
+from jobs.spark.examples import example_columns, example_rows, history_ends
+from tests.jobs.samples import contract
+from tests.jobs.spark.frames import by, frame, listed, utc
+
+DAY = date(2024, 3, 5)
+LOG = contract(
+    features__entities={"all": [], "user": ["user_id"], "ad": ["ad_id"], "surface": ["surface"]},
+    features__windows_days=[1],
+)
+
+
+def test_a_history_ends_where_the_day_so_far_does_but_within_its_timeline(spark):
+    shown = frame(
+        spark,
+        "impression_id string, user_id string, event_ts timestamp, day date",
+        *[(name, user, utc(5), DAY) for name, user in (("a", "u"), ("b", "u"), ("c", "v"))],
+    )
+    today = frame(spark, "impression_id string, num_today bigint", ("a", 3), ("b", 9), ("c", 0))
+    timelines = frame(
+        spark,
+        "user_id string, day date, num_prior int",
+        ("u", DAY, 2),
+        ("v", DAY, 0),
+        ("u", date(2024, 3, 4), 1),
+    )
+    ends = history_ends(shown, today, timelines, num_events=2)
+    assert by(ends, "impression_id", "history_end") == {"a": 5, "b": 10, "c": 0}
+
+
+def test_an_example_has_everything_that_is_known_of_its_impression(spark):
+    shown = frame(
+        spark,
+        "impression_id string, user_id string, ad_id string, surface string, event_ts timestamp, "
+        "known_ts timestamp, position double, day date",
+        # 23:30 UTC is half past midnight in Berlin.
+        ("i", "u", "a", "search", utc(4, 23, 30), utc(5), None, DAY),
+        ("unlabelled", "u", "a", "search", utc(4, 23, 30), utc(5), 1.0, DAY),
+    )
+    labels = frame(
+        spark,
+        "impression_id string, event_ts timestamp, label_click tinyint, mature_ts_click timestamp,"
+        "label_buy tinyint, mature_ts_buy timestamp, day date",
+        ("i", utc(4, 23, 30), 1, utc(5), None, utc(6), DAY),
+    )
+    names = [name for name in example_columns(LOG) if name.endswith("_1d")]
+    assert len(names) == 16
+    values = range(len(names))
+    counts = frame(
+        spark, "impression_id string, " + ", ".join(f"{n} bigint" for n in names), ("i", *values)
+    )
+    ends = frame(spark, "impression_id string, history_end int", ("i", 7))
+    rows = example_rows(shown, labels, counts, ends, LOG)
+    assert rows.dtypes == list(example_columns(LOG).items())
+    assert listed(rows) == [
+        {
+            "impression_id": "i",
+            "user_id": "u",
+            "ad_id": "a",
+            "surface": "search",
+            "hour": "0",
+            "event_ts": utc(4, 23, 30),
+            "known_ts": utc(5),
+            "domain": "app",
+            "vertical": "search",
+            "history_end": 7,
+            "position": None,
+            **dict(zip(names, values, strict=True)),
+            "label_click": 1,
+            "mature_ts_click": utc(5),
+            "label_buy": None,
+            "mature_ts_buy": utc(6),
+            "day": DAY,
+        }
+    ]

@@ -1,0 +1,556 @@
+"""Every raw row gets one verdict, and a kept row one place in the tables."""
+
+import json
+from datetime import date
+
+import pytest
+from pyspark.sql import functions as F
+
+from jobs.contract import LogContract
+from jobs.spark import ingest
+from jobs.spark.raw import ADDED
+from jobs.spark.tables import digest_by_day
+from tests.jobs.samples import contract, raw_contract
+from tests.jobs.spark.frames import by, frame, listed, micros, utc
+from validation import tables
+
+FIRST = date(2024, 3, 1)
+SHOWN = "id string, user string, ad string, place string, at timestamp, known timestamp"
+FOLDERS = {
+    "feeds__shown__path": "shown/{day}",
+    "feeds__acts__path": "acts/{day}",
+    "feeds__visits__path": "visits/{day}",
+}
+
+
+def raw(spark, schema, *rows, folder=None, bad=None):
+    """Raw rows as `read_feed` returns them."""
+    df = frame(spark, schema, *rows)
+    given = {"_source_file": "file", "_folder_day": folder, "_bad_column": bad, "_bad_row": None}
+    assert set(given) == set(ADDED)
+    kinds = dict.fromkeys(given, "string") | {"_folder_day": "date"}
+    return df.withColumns({n: F.lit(v).cast(kinds[n]) for n, v in given.items()})
+
+
+def log(**changes) -> LogContract:
+    """The small contract, reading plain timestamps."""
+    times = {
+        f"feeds__{feed}__{name}": {"column": column}
+        for feed in ("shown", "acts", "visits")
+        for name, column in (("event_ts", "at"), ("known_ts", "known"))
+    }
+    shown = {"feeds__shown__context": {"position": {"expr": "3"}}}
+    return contract(**{**times, **shown, **changes})
+
+
+def verdicts(judged, key="id"):
+    return by(judged, key, "_verdict")
+
+
+def test_an_impression_is_judged_by_its_first_fault(spark):
+    noon, later = utc(2, 12), utc(2, 13)
+    good = ("u", "a", "feed", noon, later)
+    rows = {
+        "good": good,
+        "no user": (None, *good[1:]),
+        "blank user": (" ", *good[1:]),
+        "no ad": ("u", None, *good[2:]),
+        "no surface": ("u", "a", None, *good[3:]),
+        "other surface": ("u", "a", "shelf", *good[3:]),
+        "no time": ("u", "a", "feed", None, later),
+        "never known": ("u", "a", "feed", noon, None),
+        "epoch zero": ("u", "a", "feed", utc(1).replace(year=1970), later),
+        "far future": ("u", "a", "feed", utc(1).replace(year=2150), utc(1).replace(year=2150)),
+        "known before it happened": ("u", "a", "feed", later, noon),
+        "late by a day": ("u", "a", "feed", noon, utc(3, 13)),
+        "late by two": ("u", "a", "feed", noon, utc(4, 13)),
+        "no user, no time": (None, "a", "feed", None, None),
+    }
+    frames = [raw(spark, SHOWN, *[(key, *row) for key, row in rows.items()], (None, *good))]
+    judged = ingest.judge_impressions(frames[0], log(), max_late_days=1)
+    assert verdicts(judged) == {
+        "good": "ok",
+        "no user": "null_user_id",
+        "blank user": "null_user_id",
+        "no ad": "null_ad_id",
+        "no surface": "null_surface",
+        "other surface": "unknown_surface",
+        "no time": "unreadable_time",
+        "never known": "unreadable_time",
+        "epoch zero": "impossible_time",
+        "far future": "impossible_time",
+        "known before it happened": "time_in_the_future",
+        "late by a day": "ok",
+        "late by two": "too_late",
+        "no user, no time": "null_user_id",
+        None: "null_impression_id",
+    }
+
+
+def test_a_row_in_a_folder_is_known_from_the_start_of_its_day_to_its_end(spark):
+    # 2 March in Berlin is 23:00 on the 1st to 23:00 on the 2nd.
+    schema = SHOWN.replace("known timestamp", "known string")
+    rows = [
+        ("earlier", "u", "a", "feed", utc(1, 12), None),
+        ("within", "u", "a", "feed", utc(2, 12), None),
+        ("last", "u", "a", "feed", utc(2, 22, 59, 59, 999_999), None),
+        ("later", "u", "a", "feed", utc(2, 23), None),
+    ]
+    judged = ingest.judge_impressions(
+        raw(spark, schema, *rows, folder=date(2024, 3, 2)),
+        log(**FOLDERS, feeds__shown__known_ts=None),
+        max_late_days=1,
+    )
+    assert by(judged, "id", "_verdict", "known_ts", "_day", "_event_day") == {
+        "earlier": ("ok", utc(1, 23), date(2024, 3, 2), date(2024, 3, 1)),
+        "within": ("ok", utc(2, 12), date(2024, 3, 2), date(2024, 3, 2)),
+        "last": ("ok", utc(2, 22, 59, 59, 999_999), date(2024, 3, 2), date(2024, 3, 2)),
+        "later": ("known_after_arrival", utc(2, 23), date(2024, 3, 2), date(2024, 3, 3)),
+    }
+
+
+def test_an_unreadable_known_time_is_not_replaced_by_the_folders(spark):
+    rows = [("x", "u", "a", "feed", utc(1, 12), None)]
+    frames = raw(spark, SHOWN, *rows, folder=date(2024, 3, 2))
+    judged = ingest.judge_impressions(frames, log(**FOLDERS), max_late_days=1)
+    assert verdicts(judged) == {"x": "unreadable_time"}
+
+
+def test_of_several_copies_the_one_known_first_is_kept(spark):
+    rows = [
+        ("once", "u", "a", "feed", utc(2, 1), utc(2, 2)),
+        ("copied", "late", "a", "feed", utc(2, 1), utc(2, 3)),
+        ("copied", "first", "a", "feed", utc(2, 1), utc(2, 2)),
+        ("copied", None, "a", "feed", utc(2, 1), utc(2, 1)),
+    ]
+    judged = ingest.judge_impressions(raw(spark, SHOWN, *rows), log(), 1)
+    found = [(row["id"], row["user"], row["_verdict"]) for row in listed(judged, "id", "known_ts")]
+    assert found == [
+        ("copied", None, "null_user_id"),
+        ("copied", "first", "ok"),
+        ("copied", "late", "duplicate"),
+        ("once", "u", "ok"),
+    ]
+
+
+def test_exact_copies_leave_one_row_wherever_they_lie(spark):
+    rows = [("x", "u", "a", "feed", utc(2, 1), utc(2, 2))] * 3
+    kept = [
+        ingest.impressions(ingest.judge_impressions(df, log(), 1), log())
+        for df in (raw(spark, SHOWN, *rows), raw(spark, SHOWN, *rows).repartition(3))
+    ]
+    assert kept[0].count() == 1
+    assert digest_by_day(kept[0]) == digest_by_day(kept[1])
+
+
+def test_which_of_two_rows_known_at_once_is_kept_does_not_depend_on_their_order(spark):
+    rows = [("x", user, "a", "feed", utc(2, 1), utc(2, 2)) for user in "abcdef"]
+    found = set()
+    for order in (rows, rows[::-1], rows[3:] + rows[:3]):
+        judged = ingest.judge_impressions(raw(spark, SHOWN, *order), log(), 1)
+        found |= {row["user"] for row in listed(judged) if row["_verdict"] == "ok"}
+    assert len(found) == 1
+
+
+def test_a_copy_of_a_row_that_arrived_on_an_earlier_day_is_a_duplicate(spark):
+    rows = [(key, "u", "a", "feed", utc(2, 1), utc(2, 2)) for key in ("held", "new")]
+    rows.append(("bad", None, "a", "feed", utc(2, 1), utc(2, 2)))
+    judged = ingest.judge_impressions(raw(spark, SHOWN, *rows), log(), 1)
+    held = frame(spark, "impression_id string", ("held",), ("bad",))
+    again = ingest.without_known(judged, "_impression_id", held)
+    assert verdicts(again) == {"held": "duplicate", "new": "ok", "bad": "null_user_id"}
+
+
+def test_an_id_of_several_columns_needs_one_of_them(spark):
+    rows = [
+        ("1", "u", "a", "feed", utc(2, 1), utc(2, 2)),
+        (None, "v", "a", "feed", utc(2, 1), utc(2, 2)),
+        (None, None, "a", "feed", utc(2, 1), utc(2, 2)),
+    ]
+    settings = log(feeds__shown__id=["id", "user"], feeds__shown__user_id={"expr": "ad"})
+    judged = ingest.judge_impressions(raw(spark, SHOWN, *rows), settings, 1)
+    assert by(judged, "user", "_verdict") == {"u": "ok", "v": "ok", None: "null_impression_id"}
+    ids = by(judged, "user", "_impression_id")
+    assert (len(ids["u"]), len(ids["v"]), ids["u"] == ids["v"]) == (32, 32, False)
+
+
+def test_an_outcome_finds_its_impression_whatever_the_raw_columns_are_called(spark):
+    """A raw column may have a canonical name: ids are made of what it held."""
+    schema = "user string, event_ts string, day int, verdict string, known_ts string, ad string"
+    rows = [("u", "1709380800000", 7, "yes", "1709384400000", "a")]
+    names = {
+        "id": ["user", "event_ts", "day"],
+        "event_ts": {"column": "event_ts", "unit": "ms"},
+        "known_ts": {"column": "known_ts", "unit": "ms"},
+        "surface": {"expr": "'feed'"},
+        "context": {"position": {"column": "day"}},
+    }
+    settings = log(**{f"feeds__shown__{name}": value for name, value in names.items()})
+    judged = ingest.judge_impressions(raw(spark, schema, *rows), settings, 1)
+    shown = ingest.impressions(judged, settings)
+    assert by(shown, "user_id", "event_ts", "known_ts", "position", "day") == {
+        "u": (utc(2, 12), utc(2, 13), 7.0, date(2024, 3, 2))
+    }
+    act = ("7", "u", "1709380800000", "click", utc(2, 12, 5), utc(2, 12, 6))
+    acts = "slot string, who string, ms string, what string, at timestamp, known timestamp"
+    settings = log(feeds__acts__id=["slot"], feeds__acts__impression_id=["who", "ms", "slot"])
+    happened = ingest.outcomes(
+        ingest.judge_outcomes(raw(spark, acts, act), "acts", settings.feeds["acts"], settings)
+    )
+    assert ingest.outcome_events(happened, shown).count() == 1
+
+
+def test_a_rejected_row_is_kept_as_it_was(spark):
+    schema = "id string, user string, ad string, place string, event_ts string, known timestamp"
+    rows = [("x", "u", None, "feed", "soon", None), ("y", "u", "a", "feed", "2024-03-02", utc(3))]
+    settings = log(feeds__shown__event_ts={"column": "event_ts", "unit": "text"})
+    judged = ingest.judge_impressions(raw(spark, schema, *rows), settings, 1)
+    (rejected,) = listed(ingest.quarantine(judged, "shown", FIRST))
+    assert json.loads(rejected.pop("row")) == {
+        "id": "x",
+        "user": "u",
+        "place": "feed",
+        "event_ts": "soon",
+    }
+    assert rejected == {
+        "feed": "shown",
+        "reason": "null_ad_id",
+        "source_file": "file",
+        "day": FIRST,
+    }
+
+
+def test_a_rejected_row_lies_under_its_day_or_the_logs_first_where_it_has_none(spark):
+    rows = [
+        ("1970", "u", "a", "feed", utc(1).replace(year=1970), utc(1).replace(year=1970)),
+        ("never", "u", "a", "feed", None, None),
+        ("nobody", None, "a", "feed", utc(3), utc(4)),
+    ]
+    one_file = ingest.judge_impressions(raw(spark, SHOWN, *rows), log(), 1)
+    folder = raw(spark, SHOWN, *rows, folder=date(2024, 3, 6))
+    by_day = ingest.judge_impressions(folder, log(**FOLDERS), 9)
+    filed = [
+        by(ingest.quarantine(judged, "shown", FIRST), "reason", "day")
+        for judged in (one_file, by_day)
+    ]
+    reasons = ("impossible_time", "unreadable_time", "null_user_id")
+    assert filed == [
+        dict(zip(reasons, (FIRST, FIRST, date(2024, 3, 4)), strict=True)),
+        dict.fromkeys(reasons, date(2024, 3, 6)),
+    ]
+    assert ingest.count_verdicts(one_file, FIRST) == [
+        (FIRST, "impossible_time", 1),
+        (FIRST, "unreadable_time", 1),
+        (date(2024, 3, 4), "null_user_id", 1),
+    ]
+
+
+def test_a_value_that_does_not_fit_its_type_is_a_fault(spark):
+    rows = [("x", "u", "a", "feed", utc(2), utc(2))]
+    judged = ingest.judge_impressions(raw(spark, SHOWN, *rows, bad="price"), log(), 1)
+    assert verdicts(judged) == {"x": "bad_price"}
+
+
+@pytest.mark.parametrize("feed", ["shown", "acts", "visits", "past", "users"])
+def test_without_consent_a_row_is_excluded_and_not_kept(spark, feed):
+    settings = log(
+        **{f"feeds__{feed}__consent": "agreed"} if feed in raw_contract()["feeds"] else {},
+        feeds__past={**PAST, "consent": "agreed"},
+        feeds__users={**USERS, "consent": "agreed"},
+    )
+    schema = "id string, user string, at timestamp, known timestamp, agreed boolean, what string"
+    schema += ", ad string, place string, shown_id string, item string, seen array<string>"
+    rows = [
+        (key, key, utc(2), utc(2), agreed, "click", "a", "feed", "s", "i", ["j"])
+        for key, agreed in (("yes", True), ("no", False), ("unknown", None))
+    ]
+    of, df = settings.feeds[feed], raw(spark, schema, *rows)
+    judged = {
+        "shown": lambda: ingest.judge_impressions(df, settings, 1),
+        "acts": lambda: ingest.judge_outcomes(df, feed, of, settings),
+        "visits": lambda: ingest.judge_events(df, feed, of, settings),
+        "past": lambda: ingest.judge_sequences(df, of, settings),
+        "users": lambda: ingest.judge_attributes(df, of, settings),
+    }[feed]()
+    assert verdicts(judged) == {"yes": "ok", "no": "no_consent", "unknown": "no_consent"}
+    assert ingest.quarantine(judged, feed, FIRST).count() == 0
+
+
+def test_impressions_have_the_columns_of_their_table(spark):
+    settings = log(
+        feeds__shown__bid={"expr": "0.5"},
+        feeds__shown__context={"position": {"expr": "3"}, "device": {"expr": "7"}},
+    )
+    rows = [("x", "u", "a", "feed", utc(1, 23, 30), utc(2, 23)), (None,) * 6]
+    judged = ingest.judge_impressions(raw(spark, SHOWN, *rows), settings, 1)
+    shown = ingest.impressions(judged, settings)
+    assert shown.dtypes == list(
+        tables.impressions({"position": "double", "device": "string"}).items()
+    )
+    assert listed(shown) == [
+        {
+            "impression_id": "x",
+            "user_id": "u",
+            "ad_id": "a",
+            "surface": "feed",
+            "event_ts": utc(1, 23, 30),
+            "known_ts": utc(2, 23),
+            "bid": 0.5,
+            "propensity": None,
+            "position": 3.0,
+            "device": "7",
+            "event_day": date(2024, 3, 2),
+            "day": date(2024, 3, 3),
+        }
+    ]
+
+
+def test_an_outcome_is_judged_by_its_first_fault(spark):
+    schema = "id string, shown_id string, what string, at timestamp, known timestamp"
+    rows = [
+        ("good", "s", "click", utc(2), utc(3)),
+        ("other type", "s", "yawn", utc(2), utc(3)),
+        ("no type", "s", None, utc(2), utc(3)),
+        ("no impression", None, "click", utc(2), utc(3)),
+        ("no time", "s", "click", None, utc(3)),
+        (None, "s", "click", utc(2), utc(3)),
+    ]
+    settings = log()
+    judged = ingest.judge_outcomes(
+        raw(spark, schema, *rows), "acts", settings.feeds["acts"], settings
+    )
+    assert verdicts(judged) == {
+        "good": "ok",
+        "other type": "unknown_outcome_type",
+        "no type": "null_outcome_type",
+        "no impression": "null_impression_id",
+        "no time": "unreadable_time",
+        None: "null_outcome_id",
+    }
+    happened = ingest.outcomes(judged)
+    assert happened.dtypes == list(tables.OUTCOMES.items())
+    assert listed(happened) == [
+        {
+            "outcome_id": "acts:good",
+            "impression_id": "s",
+            "outcome_type": "click",
+            "value": None,
+            "event_ts": utc(2),
+            "known_ts": utc(3),
+            "day": date(2024, 3, 3),
+        }
+    ]
+
+
+def test_an_event_is_judged_by_its_first_fault(spark):
+    schema = "id string, user string, item string, place string, what string, at timestamp"
+    rows = [
+        ("good", "u", "i", "feed", "visit", utc(2)),
+        ("any surface", "u", "i", "shelf", "yawn", utc(2)),
+        ("no item", "u", None, "feed", "visit", utc(2)),
+        ("no type", "u", "i", "feed", None, utc(2)),
+        ("no time", "u", "i", "feed", "visit", None),
+        (None, "u", "i", "feed", "visit", utc(2)),
+    ]
+    settings = log(feeds__visits__known_ts=None, feeds__visits__value={"expr": "2"})
+    judged = ingest.judge_events(
+        raw(spark, schema, *rows), "visits", settings.feeds["visits"], settings
+    )
+    assert verdicts(judged) == {
+        "good": "ok",
+        "any surface": "ok",
+        "no item": "null_item_id",
+        "no type": "null_event_type",
+        "no time": "unreadable_time",
+        None: "null_event_id",
+    }
+    events = ingest.organic_events(judged)
+    assert events.dtypes == list(tables.EVENTS.items())
+    assert by(events, "event_id", "item_id", "value", "known_ts", "time_is_synthetic") == {
+        "visits:good": ("i", 2.0, utc(2), False),
+        "visits:any surface": ("i", 2.0, utc(2), False),
+    }
+
+
+INLINE = {
+    "click": {"when": "clicked"},
+    "view": {
+        "when": "seconds > 10",
+        "event_ts": {"expr": "event_ts + make_dt_interval(0, 0, 0, seconds)"},
+        "known_ts": {"expr": "event_ts + make_dt_interval(0, 0, 0, seconds)"},
+        "value": {"column": "seconds"},
+    },
+}
+
+
+def inline(spark, *rows, folder=None, **changes):
+    """Outcomes on rows of (id, shown at, known at, clicked, seconds)."""
+    schema = "id string, at timestamp, known timestamp, clicked boolean, seconds double"
+    given = {
+        "feeds__shown__outcomes": INLINE,
+        "feeds__shown__user_id": {"expr": "'u'"},
+        "feeds__shown__ad_id": {"expr": "'a'"},
+        "feeds__shown__surface": {"expr": "'feed'"},
+    }
+    settings = log(**{**given, **changes})
+    judged = ingest.judge_impressions(raw(spark, schema, *rows, folder=folder), settings, 1)
+    return ingest.inline_outcomes(judged, settings), ingest.impressions(judged, settings)
+
+
+def test_flags_on_a_row_become_outcomes_of_their_own_time(spark):
+    happened, shown = inline(
+        spark,
+        ("both", utc(2, 22, 59, 50), utc(2, 22, 59, 55), True, 30.0),
+        ("none", utc(2), utc(2), None, None),
+        ("untimed", utc(2), utc(2), True, None),
+    )
+    assert dict(happened.dtypes) == tables.OUTCOMES
+    assert by(happened, "outcome_id", "event_ts", "known_ts", "value", "day") == {
+        # The view ends after midnight in Berlin and is known only then; the click with its row.
+        "both:click": (utc(2, 22, 59, 50), utc(2, 22, 59, 55), None, date(2024, 3, 2)),
+        "both:view": (utc(2, 23, 0, 20), utc(2, 23, 0, 20), 30.0, date(2024, 3, 3)),
+        "untimed:click": (utc(2), utc(2), None, date(2024, 3, 2)),
+    }
+    assert shown.count() == 3
+
+
+def test_a_flag_without_a_time_takes_the_impressions(spark):
+    view = {**INLINE["view"], "when": "clicked"}
+    happened, _ = inline(
+        spark,
+        ("x", utc(2), utc(2, 1), True, None),
+        feeds__shown__outcomes={"view": view},
+    )
+    assert by(happened, "outcome_id", "event_ts", "known_ts") == {"x:view": (utc(2), utc(2, 1))}
+
+
+def test_a_flag_in_a_folder_was_known_by_the_end_of_its_day(spark):
+    happened, _ = inline(
+        spark,
+        ("x", utc(2, 22, 59, 50), utc(2, 22, 59, 55), True, 30.0),
+        folder=date(2024, 3, 2),
+        **FOLDERS,
+    )
+    assert by(happened, "outcome_type", "known_ts", "day") == {
+        "click": (utc(2, 22, 59, 55), date(2024, 3, 2)),
+        "view": (utc(2, 22, 59, 59, 999_999), date(2024, 3, 2)),
+    }
+
+
+def test_impressions_and_outcomes_are_events_too(spark):
+    settings = log()
+    rows = [("s", "u", "a", "feed", utc(2, 1), utc(2, 2))]
+    shown = ingest.impressions(
+        ingest.judge_impressions(raw(spark, SHOWN, *rows), settings, 1), settings
+    )
+    happened = frame(
+        spark,
+        ", ".join(f"{n} {k}" for n, k in tables.OUTCOMES.items()),
+        ("acts:1", "s", "click", None, utc(2, 3), utc(2, 3), date(2024, 3, 2)),
+        # Known before its impression was: it is the user's only from then on.
+        ("acts:2", "s", "buy", 9.0, utc(2, 1), utc(2, 1, 30), date(2024, 3, 1)),
+        ("acts:3", "lost", "buy", 9.0, utc(2, 3), utc(2, 3), date(2024, 3, 2)),
+    )
+    own, theirs = ingest.impression_events(shown), ingest.outcome_events(happened, shown)
+    assert own.dtypes == theirs.dtypes == list(tables.EVENTS.items())
+    names = ("event_type", "user_id", "item_id", "surface", "event_ts", "known_ts", "value", "day")
+    place = ("u", "a", "feed")
+    assert by(own.union(theirs), "event_id", *names) == {
+        "s": ("impression", *place, utc(2, 1), utc(2, 2), None, date(2024, 3, 2)),
+        "acts:1": ("click", *place, utc(2, 3), utc(2, 3), None, date(2024, 3, 2)),
+        "acts:2": ("buy", *place, utc(2, 1), utc(2, 2), 9.0, date(2024, 3, 2)),
+    }
+    assert set(by(own.union(theirs), "event_id", "impression_id").values()) == {"s"}
+
+
+PAST = {
+    "kind": "sequences",
+    "path": "past.parquet",
+    "user_id": "user",
+    "last_ts": "at",
+    "spacing": "10s",
+    "surface": "old",
+    "sequences": {"seen": "seen"},
+}
+
+
+def test_lists_become_events_spaced_before_their_last(spark):
+    settings = log(feeds__past={**PAST, "sequences": {"seen": "seen", "liked": "liked"}})
+    schema = "user string, at timestamp, seen array<int>, liked array<int>"
+    rows = [
+        ("u", utc(2, 23, 0, 5), [7, None, 8], [7]),
+        ("v", utc(2), None, []),
+        ("w", None, [9], None),
+        (None, utc(2), [9], None),
+        ("u", utc(3), [1], None),
+    ]
+    feed = settings.feeds["past"]
+    judged = ingest.judge_sequences(raw(spark, schema, *rows), feed, settings)
+    events = ingest.sequence_events(judged, "past", feed)
+    assert events.dtypes == list(tables.EVENTS.items())
+    names = ("event_type", "item_id", "event_ts", "known_ts", "day", "time_is_synthetic")
+    end = (utc(2, 23, 0, 5), date(2024, 3, 3), True)
+    assert by(events, "event_id", *names) == {
+        "past:seen:u:0": ("seen", "7", utc(2, 22, 59, 45), *end),
+        "past:seen:u:2": ("seen", "8", utc(2, 23, 0, 5), *end),
+        "past:liked:u:0": ("liked", "7", utc(2, 23, 0, 5), *end),
+    }
+    assert ingest.count_verdicts(judged, FIRST) == [
+        (FIRST, "unreadable_time", 1),
+        (date(2024, 3, 2), "null_user_id", 1),
+        (date(2024, 3, 2), "ok", 1),
+        (date(2024, 3, 3), "duplicate", 1),
+        (date(2024, 3, 3), "ok", 1),
+    ]
+
+
+USERS = {
+    "kind": "attributes",
+    "entity": "user",
+    "path": "users.parquet",
+    "key": "user",
+    "known_ts": "known",
+    "attributes": {"city": "place"},
+}
+
+
+def states(spark, *rows, folder=None, **feed):
+    settings = log(feeds__users={k: v for k, v in {**USERS, **feed}.items() if v is not None})
+    of = settings.feeds["users"]
+    df = raw(spark, "user string, place string, known timestamp", *rows, folder=folder)
+    judged = ingest.judge_attributes(df, of, settings)
+    return judged, ingest.attributes(judged, of)
+
+
+def test_states_are_known_from_their_own_time(spark):
+    rows = [("u", "Rome", utc(2)), ("v", None, utc(3)), ("w", "Bonn", None), (None, "Ulm", utc(2))]
+    judged, kept = states(spark, *rows)
+    assert kept.dtypes == list(tables.attributes(["user_city"]).items())
+    assert by(kept, "entity_id", "user_city", "known_ts", "day") == {
+        "u": ("Rome", utc(2), FIRST),
+        "v": (None, utc(3), FIRST),
+    }
+    assert by(judged, "place", "_verdict") == {
+        "Rome": "ok",
+        None: "ok",
+        "Bonn": "unreadable_time",
+        "Ulm": "null_entity_id",
+    }
+
+
+def test_a_state_in_a_folder_was_not_known_before_its_day(spark):
+    rows = [("old", "Rome", utc(1)), ("new", "Bonn", utc(5, 12))]
+    _, kept = states(spark, *rows, folder=date(2024, 3, 5), path="users/{day}")
+    assert by(kept, "entity_id", "known_ts", "day") == {
+        "old": (utc(4, 23), date(2024, 3, 5)),
+        "new": (utc(5, 12), date(2024, 3, 5)),
+    }
+
+
+def test_a_state_without_a_time_is_known_when_its_folders_day_is_over(spark):
+    _, kept = states(
+        spark, ("u", "Rome", None), folder=date(2024, 3, 5), path="users/{day}", known_ts=None
+    )
+    assert by(kept, "entity_id", "known_ts") == {"u": utc(5, 23)}
+    _, kept = states(spark, ("u", "Rome", None), known_ts=None)
+    assert micros(by(kept, "entity_id", "known_ts").values()) == [0]

@@ -1,0 +1,106 @@
+"""A value keeps its row for ever, and rows are handed out once."""
+
+import pyarrow as pa
+import pytest
+
+from jobs import vocabulary
+from jobs.delta import StaleSnapshot, open_table
+from jobs.vocabulary import Vocabulary, admit, fields, read_vocabulary
+from tests.jobs.samples import contract
+
+LOG = contract(features__vocabulary_by_field={"surface": {"min_count": 1}})
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return str(tmp_path / "vocabulary")
+
+
+def admitted(uri, *candidates, run="run"):
+    return admit(uri, candidates, LOG, run)
+
+
+def held(uri, version=None):
+    read = read_vocabulary(uri, version)
+    return {field: values.to_pylist() for field, values in read.values.items()}
+
+
+def test_every_table_a_model_reads_is_a_field():
+    assert fields(LOG) == ["user_id", "ad_id", "surface", "hour", "event_type"]
+
+
+def test_before_the_first_admission_every_value_is_out_of_vocabulary(uri):
+    empty = read_vocabulary(uri)
+    assert empty.version is None
+    assert empty.num_rows("ad_id") == 1
+    assert empty.rows("ad_id", pa.array(["a", None])).tolist() == [0, 0]
+
+
+def test_values_are_admitted_from_their_threshold_on_frequent_ones_first(uri):
+    candidates = [("ad_id", "c", 2), ("ad_id", "b", 2), ("ad_id", "a", 1), ("ad_id", "z", 9)]
+    assert admitted(uri, *candidates, ("surface", "feed", 1)) == (0, 4)
+    assert held(uri) == {"ad_id": ["z", "b", "c"], "surface": ["feed"]}
+
+
+def test_rows_stay_for_ever_whatever_later_days_bring(uri):
+    admitted(uri, ("ad_id", "b", 5), ("ad_id", "c", 4))
+    version, number = admitted(uri, ("ad_id", "a", 99), ("ad_id", "c", 50), ("user_id", "u", 2))
+    assert (version, number) == (1, 2)
+    assert held(uri) == {"ad_id": ["b", "c", "a"], "user_id": ["u"]}
+    assert held(uri, version=0) == {"ad_id": ["b", "c"]}
+
+
+@pytest.mark.parametrize("again", [[("ad_id", "b", 7)], [("ad_id", "x", 1)], []])
+def test_a_repeat_admits_nothing_and_commits_nothing(uri, again):
+    admitted(uri, ("ad_id", "b", 5))
+    assert admitted(uri, *again) == (0, 0)
+    table = open_table(uri)
+    assert table is not None
+    assert table.version() == 0
+
+
+def test_of_two_runs_that_admit_at_once_the_second_fails(uri, monkeypatch):
+    admitted(uri, ("ad_id", "a", 5))
+
+    def overtaken(location, version=None):
+        read = read_vocabulary(location, version)
+        monkeypatch.setattr(vocabulary, "read_vocabulary", read_vocabulary)
+        admitted(location, ("ad_id", "b", 5), run="first")
+        return read
+
+    monkeypatch.setattr(vocabulary, "read_vocabulary", overtaken)
+    with pytest.raises(StaleSnapshot, match="another writer committed 2 first"):
+        admitted(uri, ("ad_id", "c", 5), run="second")
+    assert held(uri) == {"ad_id": ["a", "b"]}
+    assert admitted(uri, ("ad_id", "c", 5), run="second") == (2, 1)
+    assert held(uri) == {"ad_id": ["a", "b", "c"]}
+
+
+def test_of_two_first_admissions_one_fails(uri, monkeypatch):
+    def overtaken(location, version=None):
+        monkeypatch.setattr(vocabulary, "read_vocabulary", read_vocabulary)
+        admitted(location, ("ad_id", "b", 5), run="first")
+        return Vocabulary(None, {})
+
+    monkeypatch.setattr(vocabulary, "read_vocabulary", overtaken)
+    with pytest.raises(StaleSnapshot, match="another writer committed 1 first"):
+        admitted(uri, ("ad_id", "c", 5), run="second")
+    assert held(uri) == {"ad_id": ["b"]}
+
+
+@pytest.mark.parametrize("chunks", [[["b", None, "a", "new", ""]], [["b", None], ["a", "new", ""]]])
+def test_values_become_their_rows_missing_and_unknown_ones_row_0(uri, chunks):
+    admitted(uri, ("ad_id", "a", 3), ("ad_id", "b", 2))
+    rows = read_vocabulary(uri).rows("ad_id", pa.chunked_array(chunks))
+    assert rows.tolist() == [2, 0, 1, 0, 0]
+    assert rows.dtype == "int32"
+
+
+def test_numbers_are_looked_up_as_text(uri):
+    admitted(uri, ("ad_id", "7", 3))
+    assert read_vocabulary(uri).rows("ad_id", pa.array([7, 8, None])).tolist() == [1, 0, 0]
+
+
+def test_no_values_become_no_rows(uri):
+    admitted(uri, ("ad_id", "7", 3))
+    assert read_vocabulary(uri).rows("ad_id", pa.chunked_array([], pa.string())).tolist() == []

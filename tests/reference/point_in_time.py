@@ -1,0 +1,233 @@
+"""What was known when, computed slowly from plain tuples.
+
+Times are microseconds since 1970 UTC. The rule that everything here follows: nothing that became
+known at or after an impression is in its features or its history; a label counts the outcomes
+within its window that were known by the end of the day on which the window closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+DAY_FACTOR = 4
+_EPOCH = datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC"))
+
+
+class Shown(NamedTuple):
+    """A raw impression."""
+
+    id: str
+    user: str
+    ad: str
+    place: str
+    at: int
+    known: int
+
+
+class Act(NamedTuple):
+    """A raw outcome of an impression."""
+
+    id: str
+    shown_id: str
+    what: str
+    at: int
+    known: int
+
+
+class Visit(NamedTuple):
+    """A raw event that belongs to no impression."""
+
+    id: str
+    user: str
+    item: str
+    place: str
+    what: str
+    at: int
+    known: int
+
+
+class State(NamedTuple):
+    """An attribute of an ad from a moment on."""
+
+    ad: str
+    category: str | None
+    known: int
+
+
+class Event(NamedTuple):
+    """Anything a user did, in the order in which timelines hold it."""
+
+    known: int
+    at: int
+    id: str
+    user: str
+    item: str
+    place: str
+    what: str
+    day: date
+
+
+def local_day(micros: int, zone: str) -> date:
+    """The day in which a moment lies."""
+    return (_EPOCH + timedelta(microseconds=micros)).astimezone(ZoneInfo(zone)).date()
+
+
+class Log(NamedTuple):
+    """A raw log in which every row has arrived."""
+
+    shown: Sequence[Shown]
+    acts: Sequence[Act]
+    visits: Sequence[Visit]
+    states: Sequence[State]
+    zone: str
+    max_late_days: int
+    last_day: date
+
+    def day(self, micros: int) -> date:
+        """The day in which a moment lies."""
+        return local_day(micros, self.zone)
+
+    def impressions(self) -> dict[str, Shown]:
+        """The copy of each impression that counts, if it arrived in time."""
+        late = timedelta(days=self.max_late_days)
+        rows = [
+            row
+            for row in self.shown
+            if row.known >= row.at and self.day(row.known) - self.day(row.at) <= late
+        ]
+        kept = first_known(rows)
+        return {i: row for i, row in kept.items() if self.day(row.known) <= self.last_day}
+
+    def outcomes(self) -> dict[str, Act]:
+        """The copy of each outcome that counts."""
+        kept = first_known(row for row in self.acts if row.known >= row.at)
+        return {i: row for i, row in kept.items() if self.day(row.known) <= self.last_day}
+
+    def events(self) -> list[Event]:
+        """Everything that users did, in the order in which it became known."""
+        shown = self.impressions()
+        found = [
+            Event(r.known, r.at, r.id, r.user, r.ad, r.place, "impression", self.day(r.known))
+            for r in shown.values()
+        ]
+        for act in self.outcomes().values():
+            of = shown.get(act.shown_id)
+            if of is not None:
+                known = max(act.known, of.known)
+                name = f"acts:{act.id}"
+                found.append(
+                    Event(known, act.at, name, of.user, of.ad, of.place, act.what, self.day(known))
+                )
+        for row in first_known(row for row in self.visits if row.known >= row.at).values():
+            if self.day(row.known) <= self.last_day:
+                day, name = self.day(row.known), f"visits:{row.id}"
+                found.append(
+                    Event(row.known, row.at, name, row.user, row.item, row.place, row.what, day)
+                )
+        return sorted(found)
+
+    def events_of(self, types: Sequence[str]) -> list[Event]:
+        """Events of some types."""
+        return [event for event in self.events() if event.what in types]
+
+    def category(self, ad: str, before: int) -> str | None:
+        """An ad's category as known strictly before a moment."""
+        known = [s for s in self.states if s.ad == ad and s.known < before]
+        if not known:
+            return None
+        return max(known, key=lambda s: (s.known, s.category is not None, s.category)).category
+
+
+def first_known(rows: Iterable) -> dict:
+    """Of several copies of a row, the one that was known first."""
+    kept: dict = {}
+    for row in rows:
+        if row.id not in kept or row.known < kept[row.id].known:
+            kept[row.id] = row
+    return kept
+
+
+def label(log: Log, row: Shown, outcomes: Sequence[str], window_micros: int) -> int | None:
+    """Whether an impression was followed; None while its window is open."""
+    closes = row.at + window_micros
+    mature_day = max(log.day(closes), log.day(row.known))
+    if mature_day > log.last_day:
+        return None
+    return int(
+        any(
+            act.shown_id == row.id
+            and act.what in outcomes
+            and act.at <= closes
+            and log.day(act.known) <= mature_day
+            for act in log.outcomes().values()
+        )
+    )
+
+
+Key = Callable[[str, str, str, str | None], tuple]
+"""An entity's key, of user, ad, surface and the ad's category."""
+
+
+def count(
+    log: Log,
+    events: Sequence[Event],
+    row: Shown,
+    key: Key,
+    types: Sequence[str],
+    window_days: int,
+) -> int:
+    """How often a thing was seen with an entity before an impression."""
+    mine = key(row.user, row.ad, row.place, log.category(row.ad, row.at))
+    first = log.day(row.at) - timedelta(days=window_days)
+    return sum(
+        event.what in types
+        and event.known < row.at
+        and event.day >= first
+        and key(event.user, event.item, event.place, log.category(event.item, event.known)) == mine
+        for event in events
+    )
+
+
+class Timeline(NamedTuple):
+    """A user's history for the impressions of a day."""
+
+    num_prior: int
+    num_cut: int
+    events: list[Event]
+
+
+def timeline(
+    events: Sequence[Event], user: str, day: date, num_events: int, lookback_days: int
+) -> Timeline:
+    """The N latest events known before a day, and the first 4N that became known on it."""
+    mine = [event for event in events if event.user == user]
+    first = day - timedelta(days=lookback_days)
+    prior = [event for event in mine if first <= event.day < day][-num_events:]
+    new = [event for event in mine if event.day == day]
+    kept = new[: DAY_FACTOR * num_events]
+    return Timeline(len(prior), len(new) - len(kept), prior + kept)
+
+
+def history(
+    log: Log, events: Sequence[Event], row: Shown, num_events: int, lookback_days: int
+) -> list[Event]:
+    """The N latest events that a model may see at an impression, if its day was not cut."""
+    first = log.day(row.at) - timedelta(days=lookback_days)
+    known = [e for e in events if e.user == row.user and e.known < row.at and e.day >= first]
+    return known[-num_events:]
+
+
+def timelines(
+    log: Log, events: Sequence[Event], days: Sequence[date], num_events: int, lookback_days: int
+) -> Mapping[tuple[str, date], Timeline]:
+    """The timeline of every user with an impression or a new event on a day."""
+    seen = {(row.user, log.day(row.at)) for row in log.impressions().values()}
+    seen |= {(event.user, event.day) for event in events}
+    return {
+        (user, day): timeline(events, user, day, num_events, lookback_days)
+        for user, day in seen
+        if day in days
+    }
