@@ -75,6 +75,7 @@ def run(config: RunConfig) -> JobSummary:
             "segments": len(reports),
             "chosen_trial": chosen,
             "ne_before_update": reports[-1][1]["ne"],
+            "curve": [{key: m[key] for key in ("ends", "ne", "calibration")} for _, m in reports],
             "trial": card.trial,
             "version": version,
             "workers": config.resources.num_workers,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,6 +128,14 @@ class Arm:
         """Mean NE over tasks of the last segment's labels, before they were learnt."""
         return float(np.nanmean(self.results[-1].ne))
 
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """What was predicted of each segment before it was learnt."""
+        return [
+            {"ends": r.ends.isoformat(), "ne": r.ne, "calibration": r.calibration}
+            for r in self.results
+        ]
+
 
 def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     """Train a student and its twin up to the gate window; a domain student scores its rows too."""
@@ -169,6 +178,8 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         details={
             "student_ne_before_update": student.results[-1].ne,
             "twin_ne_before_update": twin.results[-1].ne,
+            "curve": student.curve,
+            "twin_curve": twin.curve,
             "trial": student.card.trial,
             "trials": len(training.trials),
             "version": registered,
