@@ -9,7 +9,6 @@ finite, and predictions that were miscalibrated when they were made, before each
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,20 @@ from jobs.family import TWIN, stage_folder, teacher_name
 from jobs.gating import gate as hold
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
-from jobs.training.checkpoints import load_checkpoint, load_model, read_card
+from jobs.training.checkpoints import copy_checkpoint, load_checkpoint, load_model, read_card
 from jobs.training.inputs import Packed
 from jobs.training.reader import Reader
-from jobs.training.scoring import predict, read_scores
+from jobs.training.scoring import predict
 from jobs.training.segments import Segment, gate_segment
-from jobs.training.students import StudentPlan, student_card, student_plans, student_reader
+from jobs.training.students import (
+    StudentPlan,
+    student_card,
+    student_plans,
+    student_reader,
+    teacher_scores,
+)
 from jobs.training.teacher import TeacherJob, teacher_reader
+from jobs.training.trainee import SegmentResult
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -72,32 +78,29 @@ def _absorb_teacher(config: RunConfig, packed: Packed, gate: Segment) -> list[di
         trial=Trial(**read_card(judged).trial),
         parent=str(judged),
     )
-    ((folder, figures),) = train_on_ray(config, job)
+    ((folder, result),) = train_on_ray(config, job)
     final = stage_folder(config, name, "final")
-    shutil.rmtree(final, ignore_errors=True)
-    shutil.copytree(folder, final)
-    reader = teacher_reader(config, packed)
-    return _records(config, name, final, reader, gate, figures)
+    copy_checkpoint(folder, final)
+    return _records(config, name, final, teacher_reader(config, packed), gate, result)
 
 
 def _absorb_student(
     config: RunConfig, plan: StudentPlan, packed: Packed, gate: Segment
 ) -> list[dict[str, Any]]:
-    teacher = read_scores(config, plan.scorer, packed, plan.tasks)
+    teacher, _ = teacher_scores(config, plan, packed)
     reader = student_reader(config, plan, packed, teacher)
     judged = stage_folder(config, plan.name, "judged")
     final = stage_folder(config, plan.name, "final")
+    results: dict[Path, list[SegmentResult]] = {}
     for source, target in ((judged, final), (judged / TWIN, final / TWIN)):
         held = load_checkpoint(source)
         card = student_card(
             config, plan, reader, Trial(**held.card.trial), distilled=source == judged
         )
         card, learner = trainee.from_checkpoint(card, plan.settings.training, held)
-        card, results = trainee.train(card, learner, reader, [gate])
+        card, results[source] = trainee.train(card, learner, reader, [gate])
         trainee.save(target, card, learner)
-        if source == judged:
-            (figures,) = results
-    return _records(config, plan.name, final, reader, gate, vars(figures))
+    return _records(config, plan.name, final, reader, gate, results[judged][0])
 
 
 def _records(
@@ -106,7 +109,7 @@ def _records(
     final: Path,
     reader: Reader,
     gate: Segment,
-    figures: dict[str, Any],
+    result: SegmentResult,
 ) -> list[dict[str, Any]]:
     """Figures of one model for the gate, a record per task."""
     rows, mask = reader.rows(gate)
@@ -121,8 +124,8 @@ def _records(
         positives = float(np.nansum(packed.labels[rows][:, reader.tasks][mask[:, t], t]))
         # Of a sum of rare events the relative standard error is 1 / sqrt(n).
         half = 1.96 / np.sqrt(max(positives, 1.0))
-        calibration = figures["calibration"][t]
-        number = int(figures_rows(figures)[t])
+        calibration = result.calibration[t]
+        number = int(result.num_labels[t])
         enough = number >= limits.min_slice_rows and positives >= limits.min_slice_positives
         records.append(
             {
@@ -138,11 +141,6 @@ def _records(
             }
         )
     return records
-
-
-def figures_rows(figures: dict[str, Any]) -> list[float]:
-    """Rows per task of a segment's figures."""
-    return figures["rows"] if "rows" in figures else figures["num_rows"]
 
 
 if __name__ == "__main__":

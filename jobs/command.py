@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import resource
 import sys
@@ -57,12 +58,18 @@ def read_summary(config: RunConfig, job: str) -> JobSummary:
     """Summary of a job that has run; its outputs are the versions that later jobs read.
 
     Raises:
-        ConfigError: The job has not run.
+        ConfigError: The job has not run, or has failed.
     """
     path = config.run_folder / "summaries" / f"{job}.json"
     if not path.is_file():
         raise ConfigError(f"{job} has not run in {config.run.run_id}; run jobs.{job} first")
-    return JobSummary(**json.loads(path.read_text(encoding="utf-8")))
+    summary = JobSummary(**json.loads(path.read_text(encoding="utf-8")))
+    if "failed" in summary.details:
+        raise ConfigError(
+            f"{job} has failed in {config.run.run_id} ({summary.details['failed']}); "
+            f"run jobs.{job} again"
+        )
+    return summary
 
 
 def run_job(config: RunConfig, run: Callable[..., JobSummary], **arguments: Any) -> JobSummary:
@@ -94,7 +101,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
+    partial.write_text(_to_json(value, indent=1), encoding="utf-8")
     partial.replace(path)
 
 
@@ -139,7 +146,7 @@ def exit_with(body: Callable[[], dict[str, Any]]) -> None:
     except (ConfigError, GateFailed, PromotionConflict) as error:
         print(f"lapidary: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
-    print(json.dumps(result, default=str), flush=True)
+    print(_to_json(result), flush=True)
     sys.exit(0)
 
 
@@ -150,6 +157,19 @@ def _job_name(run: Callable[..., JobSummary]) -> str:
     if name == "__main__" and spec is not None:
         name = spec.name
     return name.removeprefix("jobs.")
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: what is undefined (NaN) or infinite is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(inner) for inner in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(value), indent=indent, default=str, allow_nan=False)
 
 
 def _keep(config: RunConfig, summary: JobSummary, started: float) -> JobSummary:

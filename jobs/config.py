@@ -95,7 +95,7 @@ class Training(Settings):
     """B, over all workers together."""
     trials: tuple[Trial, ...] = Field(min_length=1)
     """Settings tried on a first run; the best by the NE of labels before they are learnt, over the
-    last segment of training, is kept for the family's life. The gate window takes no part."""
+    last day of training, is kept for the family's life. The gate window takes no part."""
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of a first run's steps over which the learning rates rise linearly."""
     average_rows: int = Field(default=16_000, ge=1)
@@ -147,12 +147,13 @@ class Gates(Settings):
     """A slice with fewer rows is too small to judge."""
     min_slice_positives: int = 50
     """A slice with fewer positives is too small to judge."""
-    max_unjudged_ratio: float = 0.5
+    max_unjudged_ratio: float = Field(default=0.5, ge=0, lt=1)
     """Share of the slices that may be too small to judge."""
     num_resamples: int = Field(default=400, ge=50)
     """Bootstrap resamples of users behind every interval."""
     disabled_checks: tuple[str, ...] = ()
-    """Checks that are switched off, by name. A gate left without any check fails."""
+    """Checks that are switched off, by name or pattern (`events.rows_ratio*`); the checks that
+    there is something to judge stay on. A gate left without any check fails."""
 
 
 class Resources(Settings):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +13,9 @@ from jobs.promotions import Promotion, read_ledger
 
 if TYPE_CHECKING:
     from jobs.contract import LogContract
+
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]+:/")
+"""A location with a scheme, such as `s3://bucket/…` or `mlflow-artifacts:/1/…`."""
 
 TWIN = "twin"
 """Subfolder with the student's undistilled twin."""
@@ -42,7 +48,7 @@ def student_names(config: RunConfig) -> list[str]:
 
 
 def stage_folder(config: RunConfig, name: str, stage: str) -> Path:
-    """Checkpoint of a model in this run: `judged` before the gates, `final` after the gate window."""
+    """Checkpoint of a model in this run: `judged` before the gates, `final` after their window."""
     return config.run_folder / "models" / name / stage
 
 
@@ -75,12 +81,16 @@ def _member_folder(config: RunConfig, family: Promotion | None, name: str) -> Pa
     if family is None or name not in family.members:
         return None
     uri = family.members[name].uri
-    if "://" not in uri:
+    if _REMOTE.match(uri) is None:
         return Path(uri)
     from mlflow.artifacts import download_artifacts
 
     held = config.run_folder / "members" / str(family.number) / name
     if not held.exists():
-        held.mkdir(parents=True)
-        download_artifacts(artifact_uri=uri, dst_path=str(held))
+        partial = held.with_name(f"{name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        store = config.resources.mlflow_uri
+        download_artifacts(artifact_uri=uri, dst_path=str(partial), tracking_uri=store)
+        partial.rename(held)
     return held / uri.rstrip("/").rsplit("/", 1)[-1]

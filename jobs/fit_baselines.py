@@ -3,7 +3,8 @@
 Reads the packed examples. Writes `baselines.npz` in the run's folder: probabilities for the gate
 window of the base rate, the smoothed log-odds of surface, ad and user, logistic regression, and
 gradient-boosted trees, all on the same point-in-time features and the labels that had matured
-before the gate window. They start afresh in every run, on the rows that are packed.
+before the gate window. They start afresh in every run, on the rows that are packed. Of a task whose
+labels are all alike the last two are the base rate.
 
     python -m jobs.fit_baselines --config var/runs/<run>/config.json
 """
@@ -40,9 +41,12 @@ def run(config: RunConfig) -> JobSummary:
         logits = smoothed_log_odds(packed.dense[rows], packed.spec, config.contract, task)
         predictions["log_odds"][:, t] = 1.0 / (1.0 + np.exp(-logits))
         for name, predict in (("logistic", _logistic), ("trees", _trees)):
+            if len(np.unique(y)) < 2:
+                predictions[name][:, t] = predictions["base_rate"][:, t]
+                continue
             predictions[name][:, t] = predict(packed, learnt, y, rows)
             log.info("%s: %s fitted on %d rows", name, task, len(learnt))
-    np.savez(config.run_folder / FILE, rows=rows, **predictions)
+    np.savez(config.run_folder / FILE, rows=rows, **predictions)  # pyright: ignore[reportArgumentType]
     return JobSummary(
         job="fit_baselines", inputs=packed.inputs, rows={"learnt": fitted, "gate": len(rows)}
     )
@@ -80,7 +84,7 @@ def _trees(packed: Packed, learnt: np.ndarray, y: np.ndarray, rows: np.ndarray) 
         learning_rate=0.08,
         min_samples_leaf=100,
         l2_regularization=1.0,
-        early_stopping=False,
+        early_stopping=False,  # pyright: ignore[reportArgumentType]
         random_state=0,
     )
     return model.fit(read(learnt), y).predict_proba(read(rows))[:, 1]

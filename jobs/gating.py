@@ -90,12 +90,8 @@ def gate(config: RunConfig, name: str, frames: Mapping[str, pd.DataFrame]) -> Ve
         "examples": lambda: suites.examples(
             max_null_ratio=limits.max_null_ratio, max_rate_shift_ratio=limits.max_rate_shift_ratio
         ),
-        "teacher": lambda: suites.teacher(
-            max_ne_regression_ratio=limits.max_ne_regression_ratio, **_model_limits(config)
-        ),
-        "family": lambda: suites.family(
-            max_ne_regression_ratio=limits.max_ne_regression_ratio, **_model_limits(config)
-        ),
+        "teacher": lambda: suites.teacher(**_model_limits(config)),
+        "family": lambda: suites.family(**_model_limits(config)),
         "absorbed": lambda: suites.absorbed(**_model_limits(config)),
     }[name]()
     result = run_gate(
@@ -133,6 +129,7 @@ def model_frames(
 def _model_limits(config: RunConfig) -> dict[str, float]:
     limits = config.gates
     return {
+        "max_ne_regression_ratio": limits.max_ne_regression_ratio,
         "min_calibration": limits.min_calibration,
         "max_calibration": limits.max_calibration,
         "max_unjudged_ratio": limits.max_unjudged_ratio,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.command import log
 from jobs.config import Plan, Recipe, Training
+from jobs.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from jobs.promotions import Ledger
     from jobs.training.checkpoints import Card
     from jobs.training.inputs import Packed
+    from jobs.training.trainee import SegmentResult
 
 RUN_TAG = "lapidary.run_id"
 MODEL_TAG = "lapidary.model"
@@ -84,7 +86,7 @@ class Run:
             Metric(name, float(value), now, step)
             for name, line in values.items()
             for step, value in line
-            if value is not None and not math.isnan(value)
+            if value is not None and math.isfinite(value)
         ]
         for low in range(0, len(points), 1000):
             self.client.log_batch(self.id, metrics=points[low : low + 1000])
@@ -162,11 +164,11 @@ def parent_run(config: RunConfig) -> Run:
 
 @contextmanager
 def child_run(config: RunConfig, name: str, kind: str) -> Iterator[Run]:
-    """A fresh run for a model, below the retrain's; one that an earlier try left is deleted."""
+    """A fresh run for a model, below the retrain's, in place of one that an earlier try left."""
     client = _client(config, config.home)
     experiment = _experiment(client, config, config.home)
     for earlier in _children(client, experiment, config, name):
-        client.delete_run(earlier)
+        _replace(client, earlier)
     tags = {
         "mlflow.parentRunId": config.run.mlflow_run,
         RUN_TAG: config.run.run_id,
@@ -185,10 +187,18 @@ def child_run(config: RunConfig, name: str, kind: str) -> Iterator[Run]:
 
 
 def find_child(config: RunConfig, name: str) -> Run:
-    """The run of a model in this retrain."""
+    """The run of a model in this retrain.
+
+    Raises:
+        ConfigError: The model has not been trained in it.
+    """
     client = _client(config, config.home)
-    (run_id, *_) = _children(client, _experiment(client, config, config.home), config, name)
-    return Run(client, run_id)
+    found = _children(client, _experiment(client, config, config.home), config, name)
+    if not found:
+        raise ConfigError(
+            f"{name}: no MLflow run of it below {config.run.mlflow_run}; run its training job first"
+        )
+    return Run(client, found[0])
 
 
 def log_training(
@@ -197,7 +207,7 @@ def log_training(
     card: Card,
     training: Training,
     packed: Packed,
-    segments: Sequence[Mapping[str, Any]],
+    segments: Sequence[SegmentResult],
 ) -> None:
     """Log what a model is, what it read, and how its predictions fared before each update."""
     from model.ranker import flops, num_parameters
@@ -221,9 +231,9 @@ def log_training(
     )
     run.inputs(config, packed.inputs)
     curves: dict[str, list[tuple[int, float]]] = {}
-    for index, figures in enumerate(segments):
-        for kind in ("ne", "calibration"):
-            for task, value in zip(ranker.tasks, figures[kind], strict=True):
+    for index, result in enumerate(segments):
+        for kind, values in (("ne", result.ne), ("calibration", result.calibration)):
+            for task, value in zip(ranker.tasks, values, strict=True):
                 curves.setdefault(f"before_update/{kind}_{task}", []).append((index, value))
     run.curves(curves)
 
@@ -281,14 +291,15 @@ def project_aliases(recipe: Recipe, home: str, ledger: Ledger) -> None:
     if champion is None:
         return
     client = _client(recipe, home)
-    families = {"champion": champion}
-    if champion.previous is not None:
-        families["previous"] = ledger.row(champion.previous)
-    for alias, family in families.items():
-        for name, member in family.members.items():
-            held = client.get_registered_model(name).aliases.get(alias)
-            if str(held) != member.version:
-                client.set_registered_model_alias(name, alias, member.version)
+    before = None if champion.previous is None else ledger.row(champion.previous)
+    wanted = {"champion": champion.members, "previous": before.members if before else {}}
+    for name in sorted({name for row in ledger.rows for name in row.members}):
+        held = client.get_registered_model(name).aliases
+        for alias, members in wanted.items():
+            if name in members and str(held.get(alias)) != members[name].version:
+                client.set_registered_model_alias(name, alias, members[name].version)
+            elif name not in members and alias in held:
+                client.delete_registered_model_alias(name, alias)
 
 
 def describe_model(
@@ -336,6 +347,18 @@ def _children(client: MlflowClient, experiment: str, config: RunConfig, name: st
         f"tags.`mlflow.parentRunId` = '{config.run.mlflow_run}' AND tags.`{MODEL_TAG}` = '{name}'"
     )
     return [run.info.run_id for run in client.search_runs([experiment], query)]
+
+
+def _replace(client: MlflowClient, run_id: str) -> None:
+    """Delete a run, or set it aside if a registered version's files lie in it.
+
+    The files of a deleted run are gone after `mlflow gc`, and with them a version that may serve.
+    """
+    if client.search_model_versions(f"run_id = '{run_id}'"):
+        client.delete_tag(run_id, MODEL_TAG)
+        client.set_tag(run_id, "replaced", "true")
+    else:
+        client.delete_run(run_id)
 
 
 def _client(recipe: Recipe, home: str) -> MlflowClient:

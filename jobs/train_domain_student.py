@@ -20,7 +20,8 @@ def run(config: RunConfig, student: str) -> JobSummary:
     """Train the student of a domain."""
     if student not in config.contract.domains:
         raise ConfigError(
-            f"--student: unknown domain {student!r}; the domains are {list(config.contract.domains)}"
+            f"--student: unknown domain {student!r}; "
+            f"the domains are {list(config.contract.domains)}"
         )
     return train_student(config, domain_plan(config, student))
 

@@ -10,20 +10,17 @@ the number of workers does not change the result; a killed worker resumes.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from jobs import tracking
 from jobs.command import JobSummary, log, main
 from jobs.config import RunConfig, Trial
 from jobs.family import parent_folder, segment_folder, stage_folder, teacher_name
 from jobs.pack_examples import open_packed
-from jobs.training.checkpoints import read_card
+from jobs.training.checkpoints import copy_checkpoint, read_card
 from jobs.training.segments import training_segments
 from jobs.training.teacher import TeacherJob
+from jobs.training.trainee import SegmentResult, log_result, recent_ne
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -37,7 +34,7 @@ def run(config: RunConfig) -> JobSummary:
     trials = config.teacher.trials
     if parent is not None:
         trials = (Trial(**read_card(parent).trial),)
-    tried: list[tuple[float, int, list[tuple[Path, dict[str, Any]]]]] = []
+    tried: list[tuple[float, int, list[tuple[Path, SegmentResult]]]] = []
     for index, trial in enumerate(trials):
         job = TeacherJob(
             name=f"teacher-{index}",
@@ -45,22 +42,21 @@ def run(config: RunConfig) -> JobSummary:
             trial=trial,
             parent=None if parent is None else str(parent),
         )
-        reports = train_on_ray(config, job)
-        score = float(np.nanmean(reports[-1][1]["ne"]))
-        log.info("%s: trial %d has NE %.4f on the last segment", name, index, score)
-        tried.append((score, index, reports))
-    _, chosen, reports = min(tried)
-    for index, (folder, _) in enumerate(reports):
-        target = segment_folder(config, name, chosen, index)
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(folder, target)
+        ends = train_on_ray(config, job)
+        for _, result in ends:
+            log_result(name, result)
+        score = recent_ne([result for _, result in ends])
+        log.info("%s: trial %d has NE %.4f on the last day", name, index, score)
+        tried.append((score, index, ends))
+    _, chosen, ends = min(tried, key=lambda entry: entry[:2])
+    for index, (folder, _) in enumerate(ends):
+        copy_checkpoint(folder, segment_folder(config, name, chosen, index))
     judged = stage_folder(config, name, "judged")
-    shutil.rmtree(judged, ignore_errors=True)
-    shutil.copytree(reports[-1][0], judged)
+    copy_checkpoint(ends[-1][0], judged)
     card = read_card(judged)
+    results = [result for _, result in ends]
     with tracking.child_run(config, name, "teacher") as mlflow_run:
-        figures = [figures for _, figures in reports]
-        tracking.log_training(mlflow_run, config, card, config.teacher, packed, figures)
+        tracking.log_training(mlflow_run, config, card, config.teacher, packed, results)
         version, _ = tracking.register(
             mlflow_run, name, judged, "judged", {"trained_until": str(card.trained_until)}
         )
@@ -68,14 +64,14 @@ def run(config: RunConfig) -> JobSummary:
     return JobSummary(
         job="train_teacher",
         inputs=packed.inputs,
-        rows={"learnt": int(sum(max(m["rows"]) for _, m in reports))},
+        rows={"learnt": int(sum(max(result.num_labels) for result in results))},
         details={
             "trained_until": card.trained_until,
             "steps": card.num_steps,
-            "segments": len(reports),
+            "segments": len(results),
             "chosen_trial": chosen,
-            "ne_before_update": reports[-1][1]["ne"],
-            "curve": [{key: m[key] for key in ("ends", "ne", "calibration")} for _, m in reports],
+            "ne_before_update": results[-1].ne,
+            "curve": [result.to_dict() for result in results],
             "trial": card.trial,
             "version": version,
             "workers": config.resources.num_workers,

@@ -10,15 +10,14 @@ Great Expectations finds the classes through the site's configuration in `valida
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation.frames import PARTS, Columns
-from validation.results import check_result, limit
+from validation.results import limit, part_results
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuite
@@ -31,26 +30,28 @@ Page = dict[str, Any]
 """What a template shows, and the template's name under `template`."""
 
 
-@dataclass(frozen=True)
 class Title:
-    """A suite's name, taken apart and as a reviewer reads it."""
+    """A suite's name `<number>-<gate>-<part>`, as a reviewer reads it."""
 
-    suite: str
-
-    @property
-    def words(self) -> tuple[str, str, str]:
-        """Number, gate and part."""
-        number, gate, part = self.suite.split("-", 2)
-        return number, gate, part
+    def __init__(self, suite: str) -> None:
+        self.suite = suite
+        number, self.gate, self.part = suite.split("-", 2)
+        self.number = int(number)
+        self.columns: Columns = PARTS.get(self.gate, {}).get(self.part, {})
 
     @property
-    def columns(self) -> Columns:
-        """The contract of the part's frame; empty for a gate that is not ours."""
-        return PARTS.get(self.words[1], {}).get(self.words[2], {})
+    def heading(self) -> str:
+        """The gate with its number."""
+        return f"Gate {self.number} · {self.gate}"
+
+    @property
+    def reading_order(self) -> tuple[int, int]:
+        """Gates by number, parts as their contract lists them."""
+        parts = list(PARTS.get(self.gate, {}))
+        return self.number, parts.index(self.part) if self.part in parts else len(parts)
 
     def __str__(self) -> str:
-        number, gate, part = self.words
-        return f"Gate {number} · {gate} · {part}"
+        return f"{self.heading} · {self.part}"
 
 
 class ResultRenderer:
@@ -59,14 +60,13 @@ class ResultRenderer:
     def render(self, result: ExpectationSuiteValidationResult) -> Page:
         """Lay out the checks and the frame of a validation result."""
         title = Title(result.suite_name)
-        metas: dict[str, Mapping[str, Any]] = {
-            config.meta["check"]: config.meta
-            for r in result.results
-            if (config := r.expectation_config) is not None and config.meta
-        }
-        checks = [check_result(title.words[2], r) for r in result.results]
-        checks.sort(key=lambda check: metas[check.check]["order"])
-        shown = metas[checks[0].check]
+        shown = next(
+            config.meta
+            for check in result.results
+            if (config := check.expectation_config) and config.meta and "frame" in config.meta
+        )
+        checks = part_results(title.gate, title.part, shown["declared"], result)
+        names = shown["frame"]["columns"]
         run: Any = result.meta["run_id"]
         if not isinstance(run, Mapping):
             run = run.to_json_dict()
@@ -76,12 +76,12 @@ class ResultRenderer:
             "title": title,
             "run_name": run["run_name"],
             "time": _time(run["run_time"]),
-            "passed": result.success,
+            "passed": all(check.passed for check in checks),
             "checks": checks,
             "failed": [check for check in checks if not check.passed],
             "disabled": shown["disabled"],
-            "rows": shown["rows"],
-            "columns": title.columns or {name: "" for row in shown["rows"][:1] for name in row},
+            "figures": [_folded(names, values) for values in shown["frame"]["data"]],
+            "columns": title.columns,
         }
 
 
@@ -91,7 +91,12 @@ class SuiteRenderer:
     def render(self, suite: ExpectationSuite) -> Page:
         """Lay out the checks of a suite."""
         title = Title(suite.name)
-        checks = sorted(suite.expectations, key=lambda check: (check.meta or {})["order"])
+        checks = {(check.meta or {})["check"]: check for check in suite.expectations}
+        declared = next(
+            meta["declared"]
+            for check in checks.values()
+            if "declared" in (meta := check.meta or {})
+        )
         return {
             "template": "suite.html.j2",
             "home": "../",
@@ -99,11 +104,13 @@ class SuiteRenderer:
             "columns": title.columns,
             "checks": [
                 {
-                    "check": (check.meta or {})["check"],
-                    "description": check.description,
-                    "limit": limit(check.expectation_type, check.configuration.kwargs),
+                    "check": name,
+                    "description": checks[name].description or "",
+                    "limit": limit(
+                        checks[name].expectation_type, checks[name].configuration.kwargs
+                    ),
                 }
-                for check in checks
+                for name in declared
             ],
         }
 
@@ -117,16 +124,20 @@ class IndexRenderer:
         for link in links.get("validations_links", []):
             tries = runs.setdefault(link["run_name"], {})
             tries.setdefault(link["expectation_suite_name"], []).append(link)
-        suites = sorted({suite for tries in runs.values() for suite in tries}, key=_reading_order)
+        suites = {suite for tries in runs.values() for suite in tries}
+        titles = sorted(map(Title, suites), key=lambda title: (title.reading_order, title.suite))
         return {
             "template": "index.html.j2",
             "home": "",
-            "titles": [Title(suite) for suite in suites],
+            "gates": [
+                (heading, [title for title in titles if title.heading == heading])
+                for heading in dict.fromkeys(title.heading for title in titles)
+            ],
             "runs": [
                 {
                     "name": name,
                     "time": _time(max(links[0]["run_time"] for links in tries.values())),
-                    "cells": [tries.get(suite, []) for suite in suites],
+                    "cells": [tries.get(title.suite, []) for title in titles],
                 }
                 for name, tries in runs.items()
             ],
@@ -141,11 +152,16 @@ class PageView:
         return _environment().get_template(page["template"]).render(page)
 
 
-def _reading_order(suite: str) -> tuple[int, int, str]:
-    """Gates by number, parts as their gate lists them."""
-    number, gate, part = Title(suite).words
-    parts = list(PARTS.get(gate, {}))
-    return int(number), parts.index(part) if part in parts else len(parts), part
+def _folded(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """A row for people: an interval stands beside its figure, not in two columns of its own."""
+    row, folded = dict(zip(names, values, strict=True)), {}
+    for name, value in row.items():
+        stem = name.removesuffix("_value")
+        if f"{stem}_low" in row and f"{stem}_high" in row:
+            folded[stem] = (value, row[f"{stem}_low"], row[f"{stem}_high"])
+        elif name.removesuffix("_low").removesuffix("_high") not in folded:
+            folded[name] = value
+    return folded
 
 
 def _time(moment: datetime | str) -> str:

@@ -1,9 +1,9 @@
 """Run one gate: hold a few small frames against their checks with Great Expectations.
 
 The verdict comes from the results of Great Expectations alone, and fails closed. It would pass an
-empty suite, a range over an empty or all-null frame and a suite that lost a check on the way, so
-every part starts with a check for rows that nobody can switch off, and the statistics of the result
-are held against what was declared.
+empty suite, a range over an empty or all-null frame and a suite that lost a check on the way. So
+every part starts with a check for rows that nobody can switch off, missing figures have checks of
+their own, and the statistics of the result are held against what was declared.
 
 Every gate part has a suite, a validation definition and a checkpoint `<number>-<gate>-<part>` in
 the file context under `folder`; its page in Data Docs is drawn by `validation/docs.py`.
@@ -28,19 +28,18 @@ from pandas.api import types
 
 from validation import suites
 from validation.frames import checked
-from validation.results import CheckResult, GateResult, check_result, plain, reason, refusal
+from validation.results import CheckResult, GateResult, part_results, plain, reason, refusal
 
 if TYPE_CHECKING:
     from great_expectations.core.batch_definition import BatchDefinition
-    from great_expectations.core.expectation_validation_result import ExpectationValidationResult
     from great_expectations.data_context.data_context.file_data_context import FileDataContext
     from great_expectations.expectations.expectation import Expectation
 
 Part = tuple[pd.DataFrame | None, Sequence["Expectation"]]
 """A frame, None where its job failed to make one, and the checks that it is held against."""
 
-MAX_RESULTS = 500
-"""Newest results that the index of Data Docs lists; older pages stay where they are."""
+MAX_RESULTS = 200
+"""Newest results that the index of Data Docs lists, some twenty runs; older pages stay."""
 
 _VIEW = {"module_name": "validation.docs", "class_name": "PageView"}
 _SITE: Any = {
@@ -61,7 +60,7 @@ _SITE: Any = {
         "validations": {
             "renderer": {"module_name": "validation.docs", "class_name": "ResultRenderer"},
             "view": _VIEW,
-            "run_name_filter": {},
+            "run_name_filter": {"matches_regex": "."},
         },
         "profiling": "None",
     },
@@ -109,7 +108,8 @@ def run_gate(
         parts: Part name to frame and checks.
         folder: Folder of the Great Expectations context, created if there is none.
         run_id: Names the run in Data Docs.
-        disabled: Names of checks to leave out, or patterns of them (`teacher.slices.*`).
+        disabled: Names of checks to leave out, or patterns of them (`teacher.slices.*`); those
+            that guard against judging nothing stay on.
 
     Returns:
         The verdict, with every check's result in the order of the suite.
@@ -126,11 +126,12 @@ def run_gate(
     with _context(Path(folder).resolve()) as context:
         for part, (frame, checks) in parts.items():
             named = _named(f"{name}.{part}", checks)
-            off = [check for check in named if _matches(check, disabled)]
+            free = [check for check, e in named.items() if not (e.meta or {}).get("always")]
+            off = [check for check in free if _matches(check, disabled)]
             left_out += off
             if not named:
                 results.append(refusal(name, part, "declared", "The part has checks.", 0, "≥ 1"))
-            elif len(off) < len(named):
+            elif len(off) < len(free):
                 gate_part = _GatePart(context, name, number, part)
                 kept = {check: named[check] for check in named if check not in off}
                 found, pages[part] = gate_part.judge(frame, kept, off, run_id, started)
@@ -155,7 +156,7 @@ class _GatePart:
 
     def __init__(self, context: FileDataContext, gate: str, number: int, part: str) -> None:
         self._context = context
-        self._prefix = f"{gate}.{part}"
+        self._gate = gate
         self._part = part
         self._name = f"{number}-{gate}-{part}"
 
@@ -172,35 +173,38 @@ class _GatePart:
 
         if frame is None:
             frame, checks = pd.DataFrame(), {}
-        frame = frame.replace([math.inf, -math.inf], math.nan)
+        frame = _without_infinities(frame.reset_index(drop=True))
         declared = self._declared(frame, checks, left_out)
         outcome = self._checkpoint(frame, list(declared.values())).run(
             batch_parameters={"dataframe": frame},
             run_id=RunIdentifier(run_name=run_id, run_time=started),
         )
         ((key, validation),) = outcome.run_results.items()
-        found = {r.check: r for r in (check_result(self._part, r) for r in validation.results)}
-        results = [found[name] for name in declared if name in found]
-        results += self._gaps(len(declared), validation.statistics, validation.results)
-        if not outcome.success and all(result.passed for result in results):
-            results.append(self._refusal("accepted", "Every expectation is met.", "a failure", ""))
+        results = part_results(self._gate, self._part, list(declared), validation)
         (site,) = self._context.get_docs_sites_urls(resource_identifier=key, site_name="local")
-        return results, unquote(urlparse(str(site["site_url"])).path)
+        assert site["site_url"], f"Data Docs has no page of {self._name}"
+        return results, unquote(urlparse(site["site_url"]).path)
 
     def _declared(
         self, frame: pd.DataFrame, checks: Mapping[str, Expectation], left_out: Sequence[str]
     ) -> dict[str, Expectation]:
         """The checks as fresh copies, after one for rows that also carries what the page shows."""
-        first = suites.present(f"{self._prefix}.present")
-        shown = {"rows": plain(frame.to_dict("records")), "disabled": list(left_out)}
-        declared: dict[str, Expectation] = {}
-        for order, (name, check) in enumerate(
-            [(f"{self._prefix}.present", first), *checks.items()]
-        ):
-            meta = {"check": name, "order": order, "found": _found(frame, check)}
-            meta |= {} if order else shown
-            declared[name] = check.copy(update={"id": None, "meta": meta})
-        return declared
+        first = f"{self._gate}.{self._part}.present"
+        all_checks = {first: suites.present(first), **checks}
+        metas: dict[str, dict[str, Any]] = {
+            name: {**(check.meta or {}), "found": _found(frame, check)}
+            for name, check in all_checks.items()
+        }
+        table = {"columns": list(frame.columns), "data": frame.to_numpy(object).tolist()}
+        metas[first] |= {
+            "frame": plain(table),
+            "declared": list(all_checks),
+            "disabled": list(left_out),
+        }
+        return {
+            name: check.copy(update={"id": None, "meta": metas[name]})
+            for name, check in all_checks.items()
+        }
 
     def _checkpoint(self, frame: pd.DataFrame, expectations: list[Expectation]) -> Any:
         """Write suite, validation definition and checkpoint, in place of earlier ones."""
@@ -236,28 +240,11 @@ class _GatePart:
             source.add_dataframe_asset(self._name).add_batch_definition_whole_dataframe("all")
         return source.get_asset(self._name).get_batch_definition("all")
 
-    def _gaps(
-        self,
-        num_declared: int,
-        statistics: Mapping[str, Any],
-        results: Sequence[ExpectationValidationResult],
-    ) -> Iterator[CheckResult]:
-        """Where Great Expectations looked at less than it was asked to."""
-        evaluated = statistics["evaluated_expectations"]
-        if evaluated != num_declared or len(results) != num_declared:
-            rule = "Every declared check is evaluated."
-            yield self._refusal("evaluated", rule, evaluated, f"= {num_declared}")
-        conditional = [
-            (result.result or {}).get("element_count", 0)
-            for result in results
-            if result.expectation_config and result.expectation_config.kwargs.get("row_condition")
-        ]
-        if conditional and not any(conditional):
-            yield self._refusal("judged_rows", "Some row is judged.", 0, "≥ 1")
 
-    def _refusal(self, rule: str, description: str, observed: Any, limit: str) -> CheckResult:
-        gate, _, part = self._prefix.partition(".")
-        return refusal(gate, part, rule, description, observed, limit)
+def _without_infinities(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with NaN for every infinite figure, so that checks for missing figures see it."""
+    figures = frame.select_dtypes("float")
+    return frame.assign(**figures.replace([math.inf, -math.inf], math.nan).to_dict("series"))
 
 
 def _found(frame: pd.DataFrame, check: Any) -> Any:
@@ -278,7 +265,7 @@ def _found(frame: pd.DataFrame, check: Any) -> Any:
     except NameError:
         return None  # the condition names no column; the check itself reports that
     if values.empty:
-        return "no figure"
+        return "no such row"
     least, most = plain(values.min()), plain(values.max())
     if low is None or high is None or least == most:
         return least if high is None else most

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 if TYPE_CHECKING:
-    from great_expectations.core.expectation_validation_result import ExpectationValidationResult
+    from great_expectations.core.expectation_validation_result import (
+        ExpectationSuiteValidationResult,
+        ExpectationValidationResult,
+    )
 
 MAX_FAILING = 5
 """Failing rows that a check result repeats; the page in Data Docs shows all rows."""
@@ -56,30 +59,30 @@ class GateResult:
         return asdict(self)
 
 
-def check_result(part: str, result: ExpectationValidationResult) -> CheckResult:
-    """Read one result of Great Expectations, from memory or from its store."""
-    config, details = result.expectation_config, result.result or {}
-    assert config is not None, "a validation result names its expectation"
-    meta: Mapping[str, Any] = config.meta or {}
-    error = _error(result.exception_info or {})
-    if error is not None:
-        observed = f"the check could not run: {error}"
-    elif meta.get("found") is not None:
-        observed = meta["found"]
-    elif "observed_value" in details:
-        observed = details["observed_value"]
-    else:
-        observed = f"{details['unexpected_count']} of {details['element_count']} rows break it"
-    rows = details.get("unexpected_index_list") or []
-    return CheckResult(
-        part=part,
-        check=meta["check"],
-        description=config.description or "",
-        passed=result.success is True,
-        observed=plain(observed),
-        limit=limit(config.type, config.kwargs),
-        failing=[plain(row) for row in rows[:MAX_FAILING]],
-    )
+def part_results(
+    gate: str, part: str, declared: Sequence[str], validation: ExpectationSuiteValidationResult
+) -> list[CheckResult]:
+    """Read a validation result of Great Expectations, from memory or from its store.
+
+    Args:
+        gate: Name of the gate.
+        part: Name of the part.
+        declared: Names of the checks, in the order in which they are reported.
+        validation: What came of them.
+
+    Returns:
+        The checks, and a refusal if fewer were evaluated than declared.
+    """
+    found = {result.check: result for result in (_check(part, r) for r in validation.results)}
+    results = [found[name] for name in declared if name in found]
+    evaluated = validation.statistics["evaluated_expectations"]
+    if evaluated != len(declared) or len(results) != len(declared):
+        rule = "Every declared check is evaluated."
+        results.append(refusal(gate, part, "evaluated", rule, evaluated, f"= {len(declared)}"))
+    if not validation.success and all(result.passed for result in results):
+        rule = "Great Expectations reports success."
+        results.append(refusal(gate, part, "success", rule, "failure", "success"))
+    return results
 
 
 def refusal(
@@ -97,7 +100,7 @@ def reason(name: str, number: int, results: Sequence[CheckResult]) -> str:
         return f"Gate {number} ({name}) passed {len(results)} checks."
     first, others = refused[0], len(refused) - 1
     words = [f"{k} {v}" for k, v in (first.failing or [{}])[0].items() if isinstance(v, str)]
-    where = f" at {', '.join(words)}" if words else ""
+    where = f", first at {', '.join(words)}" if words else ""
     more = f", and {others} more failed" if others else ""
     found = f"{first.observed:.6g}" if isinstance(first.observed, float) else first.observed
     return (
@@ -119,6 +122,32 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _check(part: str, result: ExpectationValidationResult) -> CheckResult:
+    config, details = result.expectation_config, result.result or {}
+    assert config is not None, "a validation result names its expectation"
+    meta: Mapping[str, Any] = config.meta or {}
+    error = _error(result.exception_info or {})
+    if error is not None:
+        observed = f"the check could not run: {error}"
+    elif meta.get("found") is not None:
+        observed = meta["found"]
+    elif "observed_value" in details:
+        observed = details["observed_value"]
+    else:
+        observed = f"{details['unexpected_count']} of {details['element_count']} break it"
+    rows = details.get("unexpected_index_list") or []
+    names = details.get("unexpected_index_column_names") or []
+    return CheckResult(
+        part=part,
+        check=meta["check"],
+        description=config.description or "",
+        passed=bool(result.success),
+        observed=plain(observed),
+        limit=limit(config.type, config.kwargs),
+        failing=[plain({n: row[n] for n in [*names, *row]}) for row in rows[:MAX_FAILING]],
+    )
 
 
 def _error(info: Mapping[str, Any]) -> str | None:
@@ -144,7 +173,7 @@ def limit(kind: str, kwargs: Mapping[str, Any]) -> str:
     if "value_set" in kwargs:
         allowed = " or ".join(str(value) for value in kwargs["value_set"])
         mostly = kwargs.get("mostly", 1)
-        return allowed if mostly == 1 else f"{allowed} in {mostly:.6g} of the rows"
+        return allowed if mostly == 1 else f"{allowed} in ≥ {100 * mostly:.6g} %"
     if kind == "expect_column_values_to_not_be_null":
         return "no gaps"
     return "no repeats" if "unique" in kind else kind

@@ -6,7 +6,8 @@ One function per gate returns the checks of each of its parts. A check is a core
 nulls in Great Expectations, so each has a twin `<name>_known` that refuses a missing figure.
 
 Rows that are too small to judge stay in the frame. The checks on them carry a row condition, and a
-check of its own bounds how many rows may be left aside, so that a gate never passes unseen.
+check of its own bounds how many rows may be left aside, so that a gate never passes unseen. The few
+checks with `meta["always"]` cannot be switched off.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ def events(*, min_rows_ratio: float, max_quarantine_ratio: float) -> Suite:
             *_figure(
                 "events.rows_ratio",
                 "rows_ratio",
-                f"A day has at least {min_rows_ratio:.3%} of the median of earlier days.",
+                f"A day has at least {_percent(min_rows_ratio)} of the median of earlier days.",
                 low=min_rows_ratio,
             ),
             *_figure(
                 "events.quarantine_ratio",
                 "quarantine_ratio",
-                f"At most {max_quarantine_ratio:.3%} of the raw rows of a day are rejected.",
+                f"At most {_percent(max_quarantine_ratio)} of the raw rows of a day are rejected.",
                 low=0,
                 high=max_quarantine_ratio,
             ),
@@ -78,7 +79,7 @@ def examples(*, max_null_ratio: float, max_rate_shift_ratio: float) -> Suite:
             *_figure(
                 "examples.null_labels_ratio",
                 "null_labels_ratio",
-                f"At most {max_null_ratio:.3%} of the labels that should be mature are null.",
+                f"At most {_percent(max_null_ratio)} of the labels that should be mature are null.",
                 low=0,
                 high=max_null_ratio,
             ),
@@ -96,7 +97,7 @@ def examples(*, max_null_ratio: float, max_rate_shift_ratio: float) -> Suite:
             *_figure(
                 "examples.rate_shift_ratio",
                 "rate_shift_ratio",
-                f"A base rate moves by at most {max_rate_shift_ratio:.3%} of what it was before.",
+                f"A base rate moves by at most {_percent(max_rate_shift_ratio)} of its past value.",
                 low=0,
                 high=max_rate_shift_ratio,
             ),
@@ -158,10 +159,20 @@ def family(
     }
 
 
-def absorbed(*, min_calibration: float, max_calibration: float, max_unjudged_ratio: float) -> Suite:
-    """Gate 5: the last pass over the gate window left finite weights and calibrated predictions.
+def absorbed(
+    *,
+    max_ne_regression_ratio: float,
+    min_calibration: float,
+    max_calibration: float,
+    max_unjudged_ratio: float,
+) -> Suite:
+    """Gate 5: learning the gate window did no harm on the way, and left finite weights.
+
+    This is progressive validation (Blum, Kalai and Langford, COLT 1999): a label is predicted
+    before it is learnt, so the pass that makes the promoted weights is judged on every row of it.
 
     Args:
+        max_ne_regression_ratio: Largest certain NE above that of the model that stood still.
         min_calibration: As for gate 3.
         max_calibration: As for gate 3.
         max_unjudged_ratio: As for gate 3, over models and tasks.
@@ -178,20 +189,26 @@ def absorbed(*, min_calibration: float, max_calibration: float, max_unjudged_rat
                 high=1,
             ),
             *_judged("absorbed", max_unjudged_ratio),
+            *_figure(
+                "absorbed.versus_low",
+                "versus_low",
+                "Learning the window is not certain to have raised NE by more than "
+                f"{_percent(max_ne_regression_ratio)}.",
+                high=max_ne_regression_ratio,
+                where=judged,
+            ),
             *_calibration("absorbed", min_calibration, max_calibration, judged),
         ]
     }
 
 
 def present(name: str) -> Expectation:
-    """The check for rows that every part of every gate starts with; nobody can switch it off.
+    """The check for rows that every part of every gate starts with.
 
     Args:
         name: The check's name.
     """
-    return _gx().ExpectTableRowCountToBeBetween(
-        min_value=1, description="There is something to judge.", meta={"check": name}
-    )
+    return _row_count(name, "There is something to judge.", None)
 
 
 def _models(
@@ -219,12 +236,11 @@ def _models(
                 ["champion", "log_odds"],
                 "Every model is held against its champion or, on a first run, the log-odds.",
             ),
-            _known(f"{overall}.versus_high", "versus_high", None),
             _between(
                 f"{overall}.versus_champion",
                 "versus_high",
-                f"NE is at most {max_ne_regression_ratio:.3%} above the champion's, with 95 % "
-                "confidence.",
+                f"NE is at most {_percent(max_ne_regression_ratio)} above the champion's, with "
+                "95 % confidence.",
                 high=max_ne_regression_ratio,
                 where=_where(opponent="champion"),
             ),
@@ -235,6 +251,7 @@ def _models(
                 high=0,
                 where=_where(opponent="log_odds"),
             ),
+            _known(f"{overall}.versus_high", "versus_high", None),
             *_calibration(overall, min_calibration, max_calibration, None),
             *_quality(overall, None),
         ],
@@ -267,13 +284,20 @@ def _judged(prefix: str, max_unjudged_ratio: float) -> list[Expectation]:
             f"{prefix}: max_unjudged_ratio is at least 0 and below 1, or a gate could pass without "
             f"judging anything; found {max_unjudged_ratio}"
         )
-    sentence = (
-        f"At most {max_unjudged_ratio:.3%} of the rows are too small to judge."
-        if max_unjudged_ratio
-        else "Every row is large enough to judge."
-    )
-    least = round(1 - max_unjudged_ratio, 9)
-    return _members(f"{prefix}.judged", "judged", [True], sentence, mostly=least)
+    if not max_unjudged_ratio:
+        return _members(f"{prefix}.judged", "judged", [True], "Every row is large enough to judge.")
+    return [
+        *_members(
+            f"{prefix}.judged",
+            "judged",
+            [True],
+            f"At most {_percent(max_unjudged_ratio)} of the rows are too small to judge.",
+            mostly=round(1 - max_unjudged_ratio, 9),
+        ),
+        _row_count(
+            f"{prefix}.judged_rows", "Some row is large enough to judge.", _where(judged=True)
+        ),
+    ]
 
 
 def _calibration(
@@ -281,7 +305,6 @@ def _calibration(
 ) -> list[Expectation]:
     """Refuse a model whose calibration interval lies wholly outside [low, high]."""
     return [
-        _known(f"{prefix}.calibration", "calibration", where),
         *_figure(
             f"{prefix}.calibration_high",
             "calibration_high",
@@ -296,11 +319,22 @@ def _calibration(
             high=high,
             where=where,
         ),
+        _known(f"{prefix}.calibration", "calibration", where),
     ]
 
 
 def _quality(prefix: str, where: Condition | None) -> list[Expectation]:
     return [_known(f"{prefix}.{name}", name, where) for name in ("ne", "auc")]
+
+
+def _row_count(name: str, description: str, where: Condition | None) -> Expectation:
+    """At least one row; `always` keeps the check on whatever a configuration switches off."""
+    return _gx().ExpectTableRowCountToBeBetween(
+        min_value=1,
+        row_condition=where,
+        description=description,
+        meta={"check": name, "always": True},
+    )
 
 
 def _figure(
@@ -315,8 +349,8 @@ def _figure(
 ) -> list[Expectation]:
     """A range check and its twin that refuses missing figures."""
     return [
-        _known(name, column, where),
         _between(name, column, description, low=low, high=high, strict=strict, where=where),
+        _known(name, column, where),
     ]
 
 
@@ -355,7 +389,6 @@ def _members(
     name: str, column: str, values: list[Any], description: str, *, mostly: float = 1
 ) -> list[Expectation]:
     return [
-        _known(name, column, None),
         _gx().ExpectColumnValuesToBeInSet(
             column=column,
             value_set=values,
@@ -363,6 +396,7 @@ def _members(
             description=description,
             meta={"check": name},
         ),
+        _known(name, column, None),
     ]
 
 
@@ -375,6 +409,10 @@ def _unique(name: str, columns: list[str], description: str) -> Expectation:
     return _gx().ExpectCompoundColumnsToBeUnique(
         column_list=columns, description=description, meta=meta
     )
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:g} %"
 
 
 def _where(**equal: Any) -> Condition:

@@ -1,6 +1,7 @@
-"""Checkpoints: weights as safetensors, optimiser state, and a card that says what they are.
+"""Checkpoints: weights and optimiser state as safetensors, and a card that says what they are.
 
 A folder is complete when its manifest is there; every file's hash is checked before it is read.
+Nothing in it is pickled.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -27,7 +29,7 @@ from model.ranker import Ranker, Student
 
 _WEIGHTS = "model.safetensors"
 _AVERAGES = "averages.safetensors"
-_OPTIMIZER = "optimizer.pt"
+_OPTIMIZER = "optimizer.safetensors"
 _CARD = "card.json"
 _MANIFEST = "manifest.json"
 _FILES = (_WEIGHTS, _AVERAGES, _OPTIMIZER, _CARD)
@@ -60,6 +62,8 @@ class Card:
     num_steps: int = 0
     position: dict[str, int] = field(default_factory=dict)
     """Where a resumed pass goes on."""
+    progress: list[list[float]] = field(default_factory=list)
+    """Within a segment: the sums over what has been predicted of it, as `Progress` keeps them."""
 
     @property
     def ranker_config(self) -> RankerConfig:
@@ -115,13 +119,19 @@ def save_checkpoint(
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, partial / _WEIGHTS)
     save_file(averages, partial / _AVERAGES)
-    state = {"dense": optimizers.dense.state_dict(), "sparse": optimizers.sparse.state_dict()}
-    torch.save(state, partial / _OPTIMIZER)
+    _save_states(partial / _OPTIMIZER, optimizers)
     (partial / _CARD).write_text(json.dumps(asdict(card), indent=1), encoding="utf-8")
     hashes = {name: _file_hash(partial / name) for name in _FILES}
     (partial / _MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    _swap_in(partial, folder)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copy a checkpoint; a reader sees all of it or nothing."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    _swap_in(partial, target)
 
 
 def read_card(folder: Path) -> Card:
@@ -141,13 +151,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         ConfigError: It is incomplete, or a file is not the one that was written.
     """
     _verify(folder, _FILES)
-    state = torch.load(folder / _OPTIMIZER, weights_only=True)
+    states = _load_states(folder / _OPTIMIZER)
     return Checkpoint(
         read_card(folder),
         load_file(folder / _WEIGHTS),
         load_file(folder / _AVERAGES),
-        state["dense"],
-        state["sparse"],
+        states["dense"],
+        states["sparse"],
     )
 
 
@@ -159,39 +169,93 @@ def load_model(folder: Path) -> Ranker | Student:
     return model.eval()
 
 
-def grown(checkpoint: Checkpoint, ranker: RankerConfig) -> Checkpoint:
+def grown(checkpoint: Checkpoint, wanted: Card) -> Checkpoint:
     """A checkpoint with its tables grown to a newer vocabulary.
 
     A newly admitted row is a copy of its out-of-vocabulary row, with zero optimiser state.
 
+    Args:
+        checkpoint: The parent.
+        wanted: What the run's model reads and how it is shaped.
+
     Raises:
-        ConfigError: The checkpoint is of another shape, or its vocabulary is not an earlier one.
+        ConfigError: The checkpoint is of another shape or reads other columns, or its vocabulary
+            is not an earlier one.
     """
-    held = checkpoint.card.ranker_config
-    same = held.model_copy(update={"tables": ranker.tables})
-    if same != ranker:
-        changed = [
-            name
-            for name in RankerConfig.model_fields
-            if getattr(same, name) != getattr(ranker, name)
-        ]
+    card, tables = checkpoint.card, wanted.ranker_config.tables
+    changed = _differences(card, wanted)
+    if changed:
         raise ConfigError(
-            f"{checkpoint.card.name}: the parent differs from this run's network in {changed}; "
+            f"{card.name}: the parent differs from this run's network in {changed}; "
             "restore the setting, or start a new family under another contract name"
         )
+    if (card.vocabulary_version or 0) > (wanted.vocabulary_version or 0):
+        raise ConfigError(
+            f"{card.name}: a vocabulary only grows; the parent knows version "
+            f"{card.vocabulary_version}, the run packed version {wanted.vocabulary_version}; "
+            "build the vocabulary again in the home that the parent was trained in"
+        )
     try:
-        weights = extend_tables(checkpoint.weights, ranker.tables)
-        sparse = extend_optimizer_state(checkpoint.sparse_state, ranker.tables)
+        weights = extend_tables(checkpoint.weights, tables)
+        sparse = extend_optimizer_state(checkpoint.sparse_state, tables)
     except ValueError as error:
-        raise ConfigError(f"{checkpoint.card.name}: {error}") from error
-    card = replace(checkpoint.card, ranker=ranker.model_dump(mode="json"))
+        raise ConfigError(f"{card.name}: {error}") from error
+    card = replace(card, ranker=wanted.ranker)
     return replace(checkpoint, card=card, weights=weights, sparse_state=sparse)
 
 
+def _differences(held: Card, wanted: Card) -> list[str]:
+    """Names of the settings in which a model may not differ from its parent; tables may grow."""
+    same = held.ranker_config.model_copy(update={"tables": wanted.ranker_config.tables})
+    pairs: dict[str, tuple[Any, Any]] = {
+        name: (getattr(same, name), getattr(wanted.ranker_config, name))
+        for name in RankerConfig.model_fields
+    }
+    for name in ("categorical", "dense"):
+        pairs[name] = getattr(held, name), getattr(wanted, name)
+    for name in ("head", "adapter", "adapter_hidden"):
+        settings = [card.distillation or {} for card in (held, wanted)]
+        pairs[f"distillation.{name}"] = settings[0].get(name), settings[1].get(name)
+    return [name for name, (old, new) in pairs.items() if old != new]
+
+
 def weights_hash(folder: Path) -> str:
-    """Hash of a checkpoint's weights, as served."""
-    both = _file_hash(folder / _WEIGHTS) + _file_hash(folder / _AVERAGES)
-    return hashlib.sha256(both.encode()).hexdigest()[:16]
+    """Hash of a checkpoint's weights, as served, and of those of the twin in it."""
+    files = [path for path in folder.rglob("*.safetensors") if path.name != _OPTIMIZER]
+    hashes = "".join(_file_hash(path) for path in sorted(files))
+    return hashlib.sha256(hashes.encode()).hexdigest()[:16]
+
+
+def _save_states(path: Path, optimizers: Optimizers) -> None:
+    """Write optimiser states: tensors by `<optimiser>.<parameter>.<name>`, settings beside them."""
+    tensors, groups = {}, {}
+    for kind, optimizer in optimizers._asdict().items():
+        state = optimizer.state_dict()
+        groups[kind] = state["param_groups"]
+        for index, values in state["state"].items():
+            tensors |= {f"{kind}.{index}.{name}": x.contiguous() for name, x in values.items()}
+    save_file(tensors, path, metadata={"groups": json.dumps(groups)})
+
+
+def _load_states(path: Path) -> dict[str, dict[str, Any]]:
+    """Optimiser state dicts by optimiser, as `_save_states` wrote them."""
+    with safe_open(path, framework="pt") as file:
+        groups = json.loads(file.metadata()["groups"])
+    states = {kind: {"state": {}, "param_groups": own} for kind, own in groups.items()}
+    for key, tensor in load_file(path).items():
+        kind, index, name = key.split(".")
+        states[kind]["state"].setdefault(int(index), {})[name] = tensor
+    return states
+
+
+def _swap_in(partial: Path, folder: Path) -> None:
+    """Put a complete folder in place; what was there is moved aside first, then deleted."""
+    old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _verify(folder: Path, names: Sequence[str]) -> None:
@@ -200,7 +264,8 @@ def _verify(folder: Path, names: Sequence[str]) -> None:
         raise ConfigError(f"checkpoint {folder}: no manifest; it is incomplete, train again")
     hashes = json.loads(manifest.read_text(encoding="utf-8"))
     for name in names:
-        if not (folder / name).is_file() or _file_hash(folder / name) != hashes[name]:
+        path = folder / name
+        if not path.is_file() or _file_hash(path) != hashes.get(name):
             raise ConfigError(
                 f"checkpoint {folder}: {name} is not the file that was written; "
                 "restore it or train again"
@@ -208,4 +273,5 @@ def _verify(folder: Path, names: Sequence[str]) -> None:
 
 
 def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

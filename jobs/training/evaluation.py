@@ -97,10 +97,10 @@ def judge(
             y, users = gate.labels[at, t], gate.users[at]
             p = {key: values[at, t].astype(np.float64) for key, values in predictions.items()}
             own, other = p["model"], p[opponent]
-            draws = {"num_resamples": limits.num_resamples}
-            ne = metrics.bootstrap_ne(y, own, users, **draws)
-            calibration = metrics.bootstrap_calibration(y, own, users, **draws)
-            versus = metrics.bootstrap_ne_difference(y, own, other, users, **draws)
+            draws = limits.num_resamples
+            ne = metrics.bootstrap_ne(y, own, users, draws)
+            calibration = metrics.bootstrap_calibration(y, own, users, draws)
+            versus = metrics.bootstrap_ne_difference(y, own, other, users, num_resamples=draws)
             positives = int(y.sum())
             enough = at.sum() >= limits.min_slice_rows and positives >= limits.min_slice_positives
             records.append(
@@ -197,9 +197,9 @@ def compare_twin(
         at = gate.mask[:, t] & ~np.isnan(predictions["teacher"][:, t])
         y, users = gate.labels[at, t], gate.users[at]
         p = {key: values[at, t].astype(np.float64) for key, values in predictions.items()}
-        draws = {"num_resamples": limits.num_resamples}
-        gain = metrics.bootstrap_ne_difference(y, p["model"], p["twin"], users, **draws)
-        eta = metrics.transfer_ratio(y, p["twin"], p["model"], p["teacher"], users, **draws)
+        twin, own, draws = p["twin"], p["model"], limits.num_resamples
+        gain = metrics.bootstrap_ne_difference(y, own, twin, users, num_resamples=draws)
+        eta = metrics.transfer_ratio(y, twin, own, p["teacher"], users, num_resamples=draws)
         positives = int(y.sum())
         enough = at.sum() >= limits.min_slice_rows and positives >= limits.min_slice_positives
         records.append(

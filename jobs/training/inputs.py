@@ -5,9 +5,14 @@ into memory. Rows lie in order of time. No values are left, only numbers: rows o
 dense features, labels, and where each row's history lies.
 """
 
+# pyarrow.compute makes its functions at import, out of a type checker's sight.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,6 +25,7 @@ import pyarrow.compute as pc
 import torch
 
 from jobs.contract import Features, LogContract
+from jobs.errors import ConfigError
 from jobs.vocabulary import EVENT_TYPE, Vocabulary
 from model.batch import Batch, JaggedEvents
 
@@ -164,7 +170,10 @@ class Packed:
         self.spec = InputSpec(**meta["spec"])
         self.inputs: dict[str, int | None] = meta["inputs"]
         self.folder = folder
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        # As plain arrays: every look-up in a memmap would make another memmap.
+        arrays = {
+            name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _ARRAYS
+        }
         self.categorical = arrays["categorical"]
         self.dense = arrays["dense"]
         self.labels = arrays["labels"]
@@ -254,7 +263,15 @@ def pack(
 
     Returns:
         What was packed.
+
+    Raises:
+        ConfigError: There is no row.
     """
+    if examples.num_rows == 0:
+        raise ConfigError(
+            "examples: a run needs at least one impression; found none on its days; "
+            "run jobs.ingest_log and jobs.build_tables for them first"
+        )
     spec = input_spec(contract, vocabulary)
     examples = examples.sort_by([("event_ts", "ascending"), ("impression_id", "ascending")])
     places = [
@@ -279,17 +296,21 @@ def pack(
         **_events(timelines, vocabulary),
     }
     assert set(arrays) == set(_ARRAYS)
-    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", np.ascontiguousarray(values))
+        np.save(partial / f"{name}.npy", np.ascontiguousarray(values))
     ids = pa.table({"impression_id": examples["impression_id"]})
     with (
-        pa.OSFile(str(folder / "ids.arrow"), "wb") as sink,
+        pa.OSFile(str(partial / "ids.arrow"), "wb") as sink,
         pa.ipc.new_file(sink, ids.schema) as out,
     ):
         out.write_table(ids)
     meta: dict[str, Any] = {"spec": asdict(spec), "inputs": dict(inputs)}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    (partial / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     return spec
 
 
@@ -344,4 +365,6 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _positions(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
-    return pc.index_in(column, value_set=pa.array(names)).to_numpy()
+    found = pc.index_in(column, value_set=pa.array(names))
+    assert found.null_count == 0, "every surface belongs to a domain and a vertical"
+    return found.to_numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +29,12 @@ class Progress:
     @classmethod
     def none(cls, num_tasks: int) -> Progress:
         """Nothing seen."""
-        return cls(*(torch.zeros(num_tasks, dtype=torch.float64) for _ in range(4)))
+        return cls(*torch.zeros(4, num_tasks, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, sums: Sequence[Sequence[float]]) -> Progress:
+        """From sums as `stacked` orders them."""
+        return cls(*torch.tensor(sums, dtype=torch.float64))
 
     def add(self, logits: Tensor, labels: Tensor, mask: Tensor) -> None:
         """Add a batch that has been predicted and not yet learnt."""
@@ -52,8 +58,9 @@ class Progress:
             return (loss / n / floor).tolist()
 
     def calibration(self) -> list[float]:
-        """Predicted over observed events per task."""
-        return (self.predicted / self.positives).tolist()
+        """Predicted over observed events per task; NaN where none was observed."""
+        observed = torch.where(self.positives > 0, self.positives, torch.nan)
+        return (self.predicted / observed).tolist()
 
 
 @dataclass
@@ -68,6 +75,8 @@ class Learner:
     average: WeightAverage
     clip_norm: float
     num_tasks: int
+    seed: int
+    """Of dropout, with the step and the rows."""
     progress: Progress = field(init=False)
     num_steps: int = 0
 
@@ -79,29 +88,36 @@ class Learner:
         """The model without DDP."""
         return self.model.module if hasattr(self.model, "module") else self.model  # pyright: ignore[reportReturnType]
 
+    @property
+    def ranker(self) -> Ranker:
+        """The model that is served."""
+        return self.bare.ranker if isinstance(self.bare, Student) else self.bare
+
     def learn(self, piece: Piece, world: int) -> None:
         """Predict a batch, then learn it.
 
         Raises:
-            ConfigError: The loss is not finite; nothing of this batch was learnt.
+            ConfigError: The loss or its gradient is not finite; nothing of this batch was learnt.
         """
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
+        if self.ranker.config.dropout:
+            # What is dropped depends on step and rows alone, so that a resumed run drops the same.
+            entropy = (self.seed, self.num_steps, int(piece.rows[0]))
+            torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         output = self.model(piece.batch)
-        self.progress.add(output.logits, piece.labels, piece.mask)
         loss = losses.task_loss(output.logits, piece.labels, piece.mask, piece.num_labels)
         if isinstance(self.bare, Student):
             loss = loss + _distillation(self.bare, output, piece)
-        if not torch.isfinite(loss):
-            raise ConfigError(
-                f"training: the loss is {loss.item()} at step {self.num_steps}, rows "
-                f"{piece.rows[:5].tolist()}…; lower the learning rate or look at these rows"
-            )
+        self._check_finite("loss", loss, piece)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         # DDP averages over workers; every worker has its share of the global batch's sum.
         (loss * world).backward()
         dense = [p for group in self.optimizers.dense.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_([p for p in dense if p.grad is not None], self.clip_norm)
+        norm = nn.utils.clip_grad_norm_([p for p in dense if p.grad is not None], self.clip_norm)
+        self._check_finite("gradient's norm", norm, piece)
+        self.progress.add(output.logits, piece.labels, piece.mask)
         warm = min(1.0, (self.num_steps + 1) / max(1, self.warmup_steps))
         rates = (self.trial.lr_dense, self.trial.lr_sparse)
         for optimizer, rate in zip(self.optimizers, rates, strict=True):
@@ -110,6 +126,13 @@ class Learner:
             optimizer.step()
         self.average.update(self.num_steps)
         self.num_steps += 1
+
+    def _check_finite(self, what: str, value: Tensor, piece: Piece) -> None:
+        if not torch.isfinite(value):
+            raise ConfigError(
+                f"training: the {what} is {value.item()} at step {self.num_steps}, rows "
+                f"{piece.rows[:5].tolist()}…; lower the learning rate or look at these rows"
+            )
 
 
 def _distillation(student: Student, output: StudentOutput, piece: Piece) -> Tensor:

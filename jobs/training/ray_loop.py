@@ -8,7 +8,13 @@ of them back to the last checkpoint, at the batch that followed it.
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +22,31 @@ import torch
 import torch.distributed as dist
 
 from jobs.command import log
-from jobs.config import RunConfig, load_config
+from jobs.config import REPOSITORY, Resources, RunConfig, load_config
+from jobs.errors import ConfigError
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
-from jobs.training.checkpoints import Card, load_checkpoint, read_card
-from jobs.training.loop import Learner, Progress
+from jobs.training.checkpoints import Card, load_checkpoint
+from jobs.training.loop import Progress
+from jobs.training.trainee import SegmentResult
 
 if TYPE_CHECKING:
     from jobs.training.teacher import TeacherJob
 
-_OBJECT_STORE_BYTES = 256 * 2**20
+_OBJECT_STORE_BYTES = 80 * 2**20
+"""Nothing but Ray's own messages goes through the store; this is about the least it accepts."""
+_ENVIRONMENT = {
+    # The controller looks for reports at this interval; the default of two seconds would be waited
+    # for at every checkpoint.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_SCORE = "ends_segment"
+"""Metric by which Ray keeps the checkpoints at the ends of segments and forgets older others."""
 
 
-def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, dict[str, Any]]]:
+def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, SegmentResult]]:
     """Train the teacher over segments.
 
     Args:
@@ -36,32 +54,27 @@ def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, dict[st
         job: What to train, from where.
 
     Returns:
-        Checkpoint folder and figures (`ends`, and per task `ne`, `calibration`, `rows`) at the end
-        of every segment, in order.
+        Checkpoint folder at the end of every segment, in order, and what had been predicted of the
+        segment before it was learnt.
+
+    Raises:
+        ConfigError: The rows or the settings are at fault.
+        TrainingFailedError: Workers died more often than `resources.max_failures`.
     """
-    # Ray Train's controller looks for reports at this interval; the default of two seconds would
-    # be waited for at every checkpoint.
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+    resources = config.resources
+    environment = dict(_ENVIRONMENT)
+    if resources.ray_address is None:
+        # Anyone who reaches a Ray may run code on it. Asked for, Ray's check of a token is silent.
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    # Imported now, because Ray reads some of these variables at its import.
+    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, WorkerGroupError
     from ray.train import RunConfig as RayRun
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources = config.resources
-    root = str(Path(__file__).resolve().parent.parent.parent)
-    options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": root}}}
-    if resources.ray_address:
-        options["address"] = resources.ray_address
-    else:
-        options |= {
-            "num_cpus": resources.num_workers,
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-        }
-    ray.init(log_to_driver=False, logging_level="ERROR", configure_logging=False, **options)
-    try:
+    storage = config.run_folder / "ray"
+    with _ray(resources, storage / f"{job.name}-logs"):
         trainer = TorchTrainer(
             worker,
             train_loop_config={
@@ -74,17 +87,75 @@ def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, dict[st
             ),
             run_config=RayRun(
                 name=job.name,
-                storage_path=str(config.run_folder / "ray"),
+                storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=resources.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=None),
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=len(job.segments), checkpoint_score_attribute=_SCORE
+                ),
             ),
         )
-        result = trainer.fit()
-    finally:
-        ray.shutdown()
+        try:
+            result = trainer.fit()
+        except WorkerGroupError as error:
+            for failure in error.worker_failures.values():
+                if isinstance(failure, ConfigError):
+                    raise failure from None
+            raise
     assert result.best_checkpoints is not None
-    ends = [(Path(c.path), figures) for c, figures in result.best_checkpoints if figures]
-    return sorted(ends, key=lambda end: read_card(end[0]).position["segment"])
+    ends = [
+        (Path(checkpoint.path), _result(figures))
+        for checkpoint, figures in result.best_checkpoints
+        if figures[_SCORE]
+    ]
+    return sorted(ends, key=lambda end: end[1].ends)
+
+
+@contextmanager
+def _ray(resources: Resources, logs: Path) -> Iterator[None]:
+    """A connection to the cluster, or a Ray of our own that leaves nothing behind.
+
+    Args:
+        resources: Says which cluster, if any.
+        logs: Where our own Ray's logs are kept if the body fails.
+    """
+    import ray
+
+    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "configure_logging": False,
+        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(path)}},
+    }
+    if resources.ray_address is not None:
+        ray.init(address=resources.ray_address, **options)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # Not below the home: Ray's sockets lie there, and a socket's path has at most 107 bytes.
+    with tempfile.TemporaryDirectory(
+        prefix="lapidary-", dir="/tmp", ignore_cleanup_errors=True
+    ) as scratch:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=resources.num_workers,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=scratch,
+                **options,
+            )
+            yield
+        except BaseException:
+            written = Path(scratch) / "session_latest" / "logs"
+            if written.is_dir():
+                shutil.copytree(written, logs, dirs_exist_ok=True)
+                log.info("ray: the logs of this failure are in %s", logs)
+            raise
+        finally:
+            ray.shutdown()
 
 
 def worker(options: dict[str, Any]) -> None:
@@ -101,19 +172,24 @@ def worker(options: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     reader = teacher_reader(config, open_packed(config))
-    card, learner = job.start(config, reader)
-    position = {"segment": 0, "step": 0}
     held = ray.train.get_checkpoint()
-    if held is not None:
+    if held is None:
+        card, learner = job.start(config, reader)
+        first, skip = 0, 0
+    else:
+        checkpoint = load_checkpoint(Path(held.path))
         card, learner = trainee.from_checkpoint(
-            card, config.teacher, load_checkpoint(Path(held.path))
+            job.card(config, reader), config.teacher, checkpoint
         )
-        position = {"step": 0, **card.position}
-        log.info("teacher: resumes at segment %(segment)d, batch %(step)d", position)
-        if "step" not in card.position:
-            position["segment"] += 1
-    # DDP over gloo adds up sparse gradients of embedding tables as well as dense ones.
-    learner.model = prepare_model(learner.model, move_to_device=False)
+        first, skip = card.position["segment"], card.position["step"]
+        log.info("teacher: resumes at segment %d, batch %d", first, skip)
+    # DDP over gloo adds up sparse gradients of embedding tables as well as dense ones. The model's
+    # buffers never change after its start.
+    learner.model = prepare_model(
+        learner.model,
+        move_to_device=False,
+        parallel_strategy_kwargs={"broadcast_buffers": False} if world > 1 else None,
+    )
 
     def report(card: Card, metrics: dict[str, Any]) -> None:
         folder = config.run_folder / "ray" / f"{job.name}-outbox"
@@ -122,29 +198,41 @@ def worker(options: dict[str, Any]) -> None:
         checkpoint = Checkpoint.from_directory(str(folder)) if rank == 0 else None
         ray.train.report(metrics, checkpoint=checkpoint)
 
-    for index in range(position["segment"], len(job.segments)):
+    for index in range(first, len(job.segments)):
         segment = job.segments[index]
-        skip = position["step"] if index == position["segment"] else 0
+        num_steps = reader.num_steps(segment)
         learner.progress = Progress.none(learner.num_tasks)
+        if skip and rank == 0:
+            # Once, because what workers have seen is added up.
+            learner.progress = Progress.of(card.progress)
         for step, piece in enumerate(reader.pieces(segment, rank, world, skip), start=skip + 1):
             learner.learn(piece, world)
-            if step % job.checkpoint_steps == 0 and step < reader.num_steps(segment):
-                place = {"segment": index, "step": step}
-                card = replace(card, num_steps=learner.num_steps, position=place)
-                report(card, {})
-        result = trainee.segment_result(segment, _over_workers(learner, world))
+            if step % job.checkpoint_steps == 0 and step < num_steps:
+                card = replace(
+                    card,
+                    num_steps=learner.num_steps,
+                    position={"segment": index, "step": step},
+                    progress=_over_workers(learner.progress, world),
+                )
+                report(card, {_SCORE: 0})
         card = replace(
             card,
             num_steps=learner.num_steps,
             trained_until=segment.end.isoformat(),
-            position={"segment": index},
+            position={"segment": index + 1, "step": 0},
+            progress=[],
         )
-        metrics = {"ne": result.ne, "calibration": result.calibration, "rows": result.num_rows}
-        report(card, {"ends": segment.end.isoformat(), **metrics})
+        sums = _over_workers(learner.progress, world)
+        report(card, {_SCORE: 1, "ends": segment.end.isoformat(), "sums": sums})
+        skip = 0
 
 
-def _over_workers(learner: Learner, world: int) -> Progress:
-    sums = learner.progress.stacked()
+def _over_workers(progress: Progress, world: int) -> list[list[float]]:
+    sums = progress.stacked()
     if world > 1:
         dist.all_reduce(sums)
-    return Progress(*sums)
+    return sums.tolist()
+
+
+def _result(figures: dict[str, Any]) -> SegmentResult:
+    return SegmentResult(datetime.fromisoformat(figures["ends"]), figures["sums"])

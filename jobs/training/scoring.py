@@ -5,6 +5,9 @@ last checkpoint whose `trained_until` is not after the impression; the rule is c
 fatal, where scores are read.
 """
 
+# pyarrow.compute makes its functions at import, out of a type checker's sight.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -140,7 +143,13 @@ def _write(
     return written, delta.latest_version(uri)
 
 
-def read_scores(config: RunConfig, scorer: str, packed: Packed, tasks: Sequence[str]) -> np.ndarray:
+def read_scores(
+    config: RunConfig,
+    scorer: str,
+    packed: Packed,
+    tasks: Sequence[str],
+    version: int | None = None,
+) -> np.ndarray:
     """A scorer's probabilities by packed row.
 
     Args:
@@ -148,6 +157,7 @@ def read_scores(config: RunConfig, scorer: str, packed: Packed, tasks: Sequence[
         scorer: Registered name of the model that scored.
         packed: The rows.
         tasks: Tasks to read, in order.
+        version: Version of the table; the newest if None.
 
     Returns:
         float32, rows x tasks; NaN where a row has no score.
@@ -159,9 +169,9 @@ def read_scores(config: RunConfig, scorer: str, packed: Packed, tasks: Sequence[
     zone = config.contract.time_zone
     ends = (packed.event_us[0], packed.event_us[-1])
     first, last = (day_of(datetime.fromtimestamp(end / 1e6, UTC), zone) for end in ends)
-    days = [d for d in delta.partition_days(delta.open_table(uri)) if first <= d <= last]
+    days = [d for d in delta.partition_days(delta.open_table(uri, version)) if first <= d <= last]
     columns = ["impression_id", "event_ts", "trained_until", *[f"p_{task}" for task in tasks]]
-    scores = delta.read_days(uri, days, columns)
+    scores = delta.read_days(uri, days, columns, version)
     check_out_of_sample(scores, scorer)
     found = pc.index_in(packed.impression_ids(), value_set=scores["impression_id"].combine_chunks())
     values = np.full((packed.num_rows, len(tasks)), np.nan, np.float32)

@@ -7,9 +7,9 @@ scoring out of sample and warm starts go by.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 
-from jobs.config import Plan, day_start, days_between
+from jobs.config import Plan, day_of, day_start, days_between
 from jobs.training.inputs import Packed
 
 MIN_FIRST_ROWS = 5000
@@ -29,12 +29,9 @@ def training_segments(plan: Plan, packed: Packed, time_zone: str) -> list[Segmen
 
     Leading segments with few rows are joined with the next.
     """
-    first = datetime.fromtimestamp(packed.event_us[0] / 1e6, tz=plan.gate_start.tzinfo)
-    begin = plan.trained_from or first
-    marks = [
-        day_start(day, time_zone)
-        for day in days_between(begin.date() - timedelta(days=1), plan.gate_start.date())
-    ]
+    begin = plan.trained_from or datetime.fromtimestamp(packed.event_us[0] / 1e6, UTC)
+    days = days_between(day_of(begin, time_zone), day_of(plan.gate_start, time_zone))
+    marks = [day_start(day, time_zone) for day in days]
     ends = [mark for mark in marks if begin < mark < plan.gate_start] + [plan.gate_start]
     found: list[Segment] = []
     start = plan.trained_from

@@ -8,15 +8,14 @@ family would have had without a teacher.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from jobs import tracking
-from jobs.command import JobSummary, log
+from jobs.command import JobSummary, log, read_summary
 from jobs.config import RunConfig, Student, Trial
 from jobs.family import (
     TWIN,
@@ -37,7 +36,7 @@ from jobs.training.networks import distillation_config, ranker_config
 from jobs.training.reader import Reader
 from jobs.training.scoring import read_scores, score_out_of_sample
 from jobs.training.segments import Segment, training_segments
-from jobs.training.trainee import SegmentResult
+from jobs.training.trainee import SegmentResult, recent_ne
 
 
 @dataclass(frozen=True)
@@ -89,20 +88,37 @@ def student_plans(config: RunConfig) -> list[StudentPlan]:
     return domains + [vertical_plan(config, v) for v in verticals(config.contract)]
 
 
+def kept_rows(plan: StudentPlan, packed: Packed) -> np.ndarray:
+    """Which rows a student sees: those of its domain or vertical."""
+    if plan.vertical is None:
+        return packed.domain == packed.spec.domains.index(plan.domain)
+    return packed.vertical == packed.spec.verticals.index(plan.vertical)
+
+
+def teacher_scores(
+    config: RunConfig, plan: StudentPlan, packed: Packed
+) -> tuple[np.ndarray, dict[str, int | None]]:
+    """A student's soft labels by packed row, NaN where missing, and the table version of them.
+
+    Raises:
+        ConfigError: The scorer has not scored in this run.
+    """
+    job = "score_teacher" if plan.kind == "domain" else f"train_domain_student-{plan.domain}"
+    table = f"teacher_scores/{plan.scorer}"
+    version = read_summary(config, job).outputs[table]
+    return read_scores(config, plan.scorer, packed, plan.tasks, version), {table: version}
+
+
 def student_reader(
     config: RunConfig, plan: StudentPlan, packed: Packed, teacher: np.ndarray | None
 ) -> Reader:
-    """A student's batches: the rows of its domain or vertical only."""
+    """A student's batches."""
     spec = packed.spec
-    domain = spec.domains.index(plan.domain)
-    keep = packed.domain == domain
-    if plan.vertical is not None:
-        keep = packed.vertical == spec.verticals.index(plan.vertical)
     network = plan.settings.training.network
     return Reader(
         packed=packed,
         tasks=[spec.tasks.index(task) for task in plan.tasks],
-        keep=keep,
+        keep=kept_rows(plan, packed),
         # A student has one domain, its own.
         domains=np.zeros(len(spec.domains), dtype=np.int64),
         batch_size=plan.settings.training.batch_size,
@@ -125,24 +141,17 @@ class Arm:
 
     @property
     def ne(self) -> float:
-        """Mean NE over tasks of the last segment's labels, before they were learnt."""
-        return float(np.nanmean(self.results[-1].ne))
-
-    @property
-    def curve(self) -> list[dict[str, Any]]:
-        """What was predicted of each segment before it was learnt."""
-        return [
-            {"ends": r.ends.isoformat(), "ne": r.ne, "calibration": r.calibration}
-            for r in self.results
-        ]
+        """By which a trial is chosen."""
+        return recent_ne(self.results)
 
 
 def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     """Train a student and its twin up to the gate window; a domain student scores its rows too."""
     torch.set_num_threads(config.resources.worker_threads)
     packed = open_packed(config)
-    teacher = read_scores(config, plan.scorer, packed, plan.tasks)
+    teacher, scores = teacher_scores(config, plan, packed)
     reader = student_reader(config, plan, packed, teacher)
+    keep = kept_rows(plan, packed)
     segments = training_segments(config.plan, packed, config.contract.time_zone)
     parent = parent_folder(config, plan.name)
     twin_parent = None if parent is None else parent / TWIN
@@ -157,8 +166,7 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         scored, version = score_out_of_sample(config, plan.name, reader, checkpoints)
     with tracking.child_run(config, plan.name, plan.kind) as mlflow_run:
         training = plan.settings.training
-        figures = [asdict(result) for result in student.results]
-        tracking.log_training(mlflow_run, config, student.card, training, packed, figures)
+        tracking.log_training(mlflow_run, config, student.card, training, packed, student.results)
         mlflow_run.params({f"distillation.{k}": v for k, v in plan.settings.distillation})
         mlflow_run.params({"teacher": plan.scorer, "twin_trial": twin.card.trial})
         tags = {"trained_until": str(student.card.trained_until), "teacher": plan.scorer}
@@ -168,18 +176,18 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     return JobSummary(
         job=f"train_{plan.kind}_student",
         part=plan.vertical or plan.domain,
-        inputs=packed.inputs,
-        outputs={} if version is None else {f"teacher_scores/{plan.name}": version},
+        inputs={**packed.inputs, **scores},
+        outputs={f"teacher_scores/{plan.name}": version} if plan.kind == "domain" else {},
         rows={
-            "learnt": int(sum(max(result.num_rows) for result in student.results)),
-            "with_teacher_score": int((~np.isnan(teacher)).all(axis=1)[reader.keep].sum()),
+            "learnt": int(sum(max(result.num_labels) for result in student.results)),
+            "with_teacher_score": int((~np.isnan(teacher[keep])).all(axis=1).sum()),
             "scored": sum(scored.values()),
         },
         details={
             "student_ne_before_update": student.results[-1].ne,
             "twin_ne_before_update": twin.results[-1].ne,
-            "curve": student.curve,
-            "twin_curve": twin.curve,
+            "curve": [result.to_dict() for result in student.results],
+            "twin_curve": [result.to_dict() for result in twin.results],
             "trial": student.card.trial,
             "trials": len(training.trials),
             "version": registered,
@@ -236,5 +244,5 @@ def _best_arm(
         on_segment = keep if scores_others else trainee.keep_nothing
         card, results = trainee.train(card, learner, reader, segments, on_segment)
         arms.append(Arm(card, learner, results, kept))
-        log.info("%s: trial %d has NE %.4f on the last segment", plan.name, index, arms[-1].ne)
+        log.info("%s: trial %d has NE %.4f on the last day", plan.name, index, arms[-1].ne)
     return min(arms, key=lambda arm: arm.ne)

@@ -64,14 +64,18 @@ class TeacherJob:
         trial = Trial(**values["trial"])
         return cls(**{**values, "segments": segments, "trial": trial})
 
-    def start(self, config: RunConfig, reader: Reader) -> tuple[Card, Learner]:
-        """The teacher as this job finds it."""
+    def card(self, config: RunConfig, reader: Reader) -> Card:
+        """The card of a teacher that has learnt nothing yet."""
         spec = reader.packed.spec
         ranker = ranker_config(
             config.teacher.network, config.timeline, spec, spec.domains, spec.tasks
         )
-        card = trainee.blank_card(config, teacher_name(config), ranker, reader, self.trial)
+        return trainee.blank_card(config, teacher_name(config), ranker, reader, self.trial)
+
+    def start(self, config: RunConfig, reader: Reader) -> tuple[Card, Learner]:
+        """The teacher as this job finds it."""
         parent = None if self.parent is None else Path(self.parent)
+        card = self.card(config, reader)
         return trainee.start(card, config.teacher, reader, self.segments, parent)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from jobs.command import log
 from jobs.config import RunConfig, Training, Trial
+from jobs.errors import ConfigError
 from jobs.training.checkpoints import (
     Card,
     Checkpoint,
@@ -28,9 +30,9 @@ from model.optim import WeightAverage, build_optimizers
 from model.ranker import Ranker, Student
 
 _SCALE_ROWS = 20_000
-"""About this many rows are looked at for the scale of dense features."""
+"""At most this many rows are looked at for the scale of dense features."""
 _SCALE_HISTORIES = 2_000
-"""About this many histories are looked at for the scale of event features."""
+"""At most this many histories are looked at for the scale of event features."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,39 @@ class SegmentResult:
     """What a model predicted of a segment before learning it."""
 
     ends: datetime
-    num_rows: list[float]
-    ne: list[float]
-    """Per task; NaN where undefined."""
-    calibration: list[float]
+    sums: list[list[float]]
+    """As `Progress.stacked` orders them: labels, positives, losses, predicted events, per task."""
+
+    @property
+    def num_labels(self) -> list[float]:
+        """Labels per task."""
+        return self.sums[0]
+
+    @property
+    def ne(self) -> list[float]:
+        """Normalised entropy per task; NaN where undefined."""
+        return Progress.of(self.sums).ne()
+
+    @property
+    def calibration(self) -> list[float]:
+        """Predicted over observed events per task; NaN where undefined."""
+        return Progress.of(self.sums).calibration()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a job's summary."""
+        return {"ends": self.ends.isoformat(), "ne": self.ne, "calibration": self.calibration}
+
+
+def recent_ne(results: Sequence[SegmentResult]) -> float:
+    """By which a trial is chosen: NE of the last day's labels, predicted before they were learnt.
+
+    Segments that reach into the last 24 hours are added up, because the last one alone may be a
+    few hours of few rows; then the mean over tasks. Infinite where it is undefined for all tasks.
+    """
+    since = results[-1].ends - timedelta(days=1)
+    recent = np.sum([result.sums for result in results if result.ends > since], axis=0)
+    ne = np.array(Progress.of(recent.tolist()).ne())
+    return float(np.nanmean(ne)) if np.isfinite(ne).any() else float("inf")
 
 
 def blank_card(
@@ -65,16 +96,27 @@ def blank_card(
 def fresh(
     card: Card, training: Training, reader: Reader, segments: Sequence[Segment]
 ) -> tuple[Card, Learner]:
-    """A new model: dense features scaled, heads at the base rates of the first segment."""
+    """A new model: dense features scaled, heads at the base rates of the first segment.
+
+    Raises:
+        ConfigError: The segments have no label of this model.
+    """
+    learnt = {segment: reader.rows(segment)[0] for segment in segments}
+    filled = [segment for segment in segments if len(learnt[segment])]
+    if not filled:
+        raise ConfigError(
+            f"{card.name}: a new model needs labels to learn; none of its rows matured between "
+            f"{segments[0].start} and {segments[-1].end}; train it from an earlier day on"
+        )
     model = build_model(card, training.seed)
     ranker = model.ranker if isinstance(model, Student) else model
-    rows = np.concatenate([reader.rows(segment)[0] for segment in segments])
+    rows = np.concatenate([learnt[segment] for segment in filled])
     sample = reader.batch(_spread(rows, _SCALE_HISTORIES))
     ranker.fit_normalisers(
         torch.from_numpy(reader.packed.dense[_spread(rows, _SCALE_ROWS)]),
         None if sample.history is None else sample.history.dense,
     )
-    model.set_prior(_base_rates(reader, segments[0], ranker.config))
+    model.set_prior(_base_rates(reader, filled[0], ranker.config))
     steps = sum(reader.num_steps(segment) for segment in segments)
     card = replace(card, warmup_steps=int(training.warmup_ratio * steps))
     return card, _learner(card, training, model)
@@ -86,7 +128,7 @@ def from_checkpoint(card: Card, training: Training, checkpoint: Checkpoint) -> t
     Raises:
         ConfigError: The checkpoint is of another shape, or its vocabulary is not an earlier one.
     """
-    held = grown(checkpoint, card.ranker_config)
+    held = grown(checkpoint, card)
     card = replace(
         held.card,
         vocabulary_version=card.vocabulary_version,
@@ -147,8 +189,8 @@ def train(
         for piece in reader.pieces(segment, rank=0, world=1):
             learner.learn(piece, world=1)
         card = replace(card, trained_until=segment.end.isoformat(), num_steps=learner.num_steps)
-        result = segment_result(segment, learner.progress)
-        log.info("%s: until %s, NE %s", card.name, segment.end.date(), _short(result.ne))
+        result = SegmentResult(segment.end, learner.progress.stacked().tolist())
+        log_result(card.name, result)
         results.append(result)
         on_segment(card, learner, result)
     return card, results
@@ -159,11 +201,10 @@ def save(folder: Path, card: Card, learner: Learner) -> None:
     save_checkpoint(folder, learner.bare, learner.average.averages, learner.optimizers, card)
 
 
-def segment_result(segment: Segment, progress: Progress) -> SegmentResult:
-    """Figures of a segment from its sums."""
-    return SegmentResult(
-        segment.end, progress.num_rows.tolist(), progress.ne(), progress.calibration()
-    )
+def log_result(name: str, result: SegmentResult) -> None:
+    """Tell how a segment went."""
+    ne = " ".join(f"{value:.4f}" for value in result.ne)
+    log.info("%s: until %s, NE %s", name, f"{result.ends:%Y-%m-%d %H:%M} UTC", ne)
 
 
 def _learner(card: Card, training: Training, model: Ranker | Student) -> Learner:
@@ -176,12 +217,13 @@ def _learner(card: Card, training: Training, model: Ranker | Student) -> Learner
         average=WeightAverage(model, training.average_rows / training.batch_size),
         clip_norm=training.clip_norm,
         num_tasks=len(card.ranker_config.tasks),
+        seed=training.seed,
     )
 
 
 def _spread(rows: np.ndarray, number: int) -> np.ndarray:
-    """About so many rows, evenly over time."""
-    return rows[:: max(1, len(rows) // number)]
+    """At most so many rows, evenly over time."""
+    return rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(np.int64)]
 
 
 def _base_rates(reader: Reader, first: Segment, ranker: RankerConfig) -> torch.Tensor:
@@ -195,7 +237,3 @@ def _base_rates(reader: Reader, first: Segment, ranker: RankerConfig) -> torch.T
         positives = np.where(own, labels, 0.0).sum(axis=0)
         rates.append((positives + 1.0) / (own.sum(axis=0) + 10.0))
     return torch.from_numpy(np.array(rates)).float()
-
-
-def _short(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.4f}" for value in values)

@@ -1,0 +1,44 @@
+"""One thread, as every training worker has, and one family that several files look at."""
+
+import pytest
+import torch
+
+from jobs.config import day_of
+from tests.jobs.training import family as jobs
+from tests.jobs.training import samples
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory):
+    """(config, summaries, records) of a first run, trained, absorbed and promoted."""
+    home = tmp_path_factory.mktemp("family")
+    (gate_start, gate_end) = samples.days(2.5, 3)
+    plan = samples.plan(
+        day=day_of(gate_start, samples.ZONE), gate_start=gate_start, gate_end=gate_end
+    )
+    config, rows = jobs.resolve(home, "run-1", plan), samples.world(1200)
+    jobs.pack(config, rows, rows.vocabulary(version=0))
+    summaries = jobs.train(config)
+    records = jobs.absorb(config)
+    summaries.append(jobs.promote(config))
+    return config, {s.part or s.job: s for s in summaries}, records
+
+
+@pytest.fixture(scope="session")
+def next_run(first_run):
+    """(config, summaries, records) of the next day's run.
+
+    It goes on from the first run's family and admits new values.
+    """
+    config, *_ = first_run
+    plan = samples.plan(
+        bootstrap=False, champion=1, parent=1, trained_from=config.plan.gate_end, reason="It may."
+    )
+    config, rows = jobs.resolve(config.home, "run-2", plan), samples.world(1200)
+    jobs.pack(config, rows, rows.vocabulary(version=1, share=1.0))
+    summaries = jobs.train(config)
+    records = jobs.absorb(config)
+    summaries.append(jobs.promote(config))
+    return config, {s.part or s.job: s for s in summaries}, records

@@ -1,0 +1,207 @@
+"""Learning a batch: what is summed, what is stepped, and when it stops."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.config import Student, Trial
+from jobs.errors import ConfigError
+from jobs.training.loop import Progress
+from jobs.training.loop import _distillation as distillation
+from jobs.training.segments import Segment
+from jobs.training.students import domain_plan, student_reader
+from model import losses, metrics
+from tests.jobs.training import samples
+
+ALL = [Segment(None, samples.END)]
+
+
+@pytest.fixture(scope="module")
+def world():
+    return samples.world(300)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return samples.config(tmp_path)
+
+
+@pytest.fixture
+def reader(config, world):
+    return samples.reader(config, world)
+
+
+@pytest.fixture
+def taught(config, reader):
+    """The reader of `blue`, with a score for two rows of three."""
+    teacher = np.random.default_rng(0).uniform(0.05, 0.9, (reader.packed.num_rows, 2))
+    teacher[::3] = np.nan
+    plan = domain_plan(config, "blue")
+    return student_reader(config, plan, reader.packed, teacher.astype(np.float32))
+
+
+def snapshot(learner):
+    """Everything that a step changes."""
+    tensors = [*learner.model.state_dict().values(), *learner.average.averages.values()]
+    for optimizer in learner.optimizers:
+        tensors += [x for state in optimizer.state_dict()["state"].values() for x in state.values()]
+    return [tensor.clone() for tensor in [*tensors, learner.progress.stacked()]]
+
+
+def gradients(learner, pieces):
+    """Summed over workers, as DDP would hand them over."""
+    learner.model.zero_grad(set_to_none=True)
+    for piece in pieces:
+        output = learner.model(piece.batch)
+        loss = losses.task_loss(output.logits, piece.labels, piece.mask, piece.num_labels)
+        if piece.teacher is not None:
+            loss = loss + distillation(learner.bare, output, piece)
+        loss.backward()
+    return {n: p.grad.to_dense() for n, p in learner.model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_gradients_of_workers_add_up_to_those_of_one(config, reader, taught, kind, world_size):
+    own, make = (reader, samples.teacher) if kind == "teacher" else (taught, samples.student)
+    _, learner = make(config, own, ALL)
+    # The third batch of a segment whose last rows lack the label that takes a day.
+    segment = Segment(*samples.days(1, 3.5))
+    alone = gradients(learner, [list(own.pieces(segment, 0, 1))[2]])
+    ranks = range(world_size)
+    parts = [list(own.pieces(segment, rank, world_size))[2] for rank in ranks]
+    together = gradients(learner, parts)
+    assert any(gradient.abs().max() > 1e-3 for gradient in alone.values())
+    for name, gradient in alone.items():
+        torch.testing.assert_close(together[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_progress_equals_the_metrics_of_its_rows():
+    draw = np.random.default_rng(0)
+    logits, labels = draw.normal(-1, 1, (50, 2)), draw.integers(0, 2, (50, 2)).astype(float)
+    mask = draw.random((50, 2)) < 0.7
+    labels[~mask] = np.nan
+    progress = Progress.none(2)
+    for part in (slice(0, 20), slice(20, 50)):
+        values = (torch.from_numpy(x[part]) for x in (logits, labels, mask))
+        progress.add(*values)
+    p = 1 / (1 + np.exp(-logits))
+    for t in range(2):
+        y, q = labels[mask[:, t], t], p[mask[:, t], t]
+        assert progress.ne()[t] == pytest.approx(metrics.ne(y, q), rel=1e-12)
+        assert progress.calibration()[t] == pytest.approx(metrics.calibration(y, q), rel=1e-12)
+    assert progress.num_rows.tolist() == mask.sum(0).tolist()
+
+
+def test_progress_survives_as_plain_numbers():
+    progress = Progress.none(2)
+    progress.add(
+        torch.tensor([[0.1, 2.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[True, True]])
+    )
+    again = Progress.of(progress.stacked().tolist())
+    assert torch.equal(again.stacked(), progress.stacked())
+
+
+def test_undefined_figures_are_nan():
+    progress = Progress.none(2)
+    # The first task has rows of one class, the second has none.
+    mask = torch.tensor([[True, False], [True, False]])
+    progress.add(torch.zeros(2, 2), torch.zeros(2, 2), mask)
+    assert all(math.isnan(value) for value in progress.ne() + progress.calibration())
+
+
+def test_a_label_is_predicted_before_it_is_learnt(config, reader):
+    _, learner = samples.teacher(config, reader, ALL)
+    piece = next(reader.pieces(ALL[0], 0, 1))
+    with torch.no_grad():
+        expected = torch.sigmoid(learner.model(piece.batch).logits.double())
+    learner.learn(piece, world=1)
+    torch.testing.assert_close(learner.progress.predicted, (expected * piece.mask).sum(0))
+
+
+def test_learning_rates_rise_to_the_trials(tmp_path, world):
+    trial = Trial(lr_dense=0.01, lr_sparse=0.2)
+    config = samples.config(
+        tmp_path, teacher=samples.training(trials=(trial,), warmup_ratio=0.5, batch_size=50)
+    )
+    reader = samples.reader(config, world)
+    card, learner = samples.teacher(config, reader, ALL)
+    assert card.warmup_steps == reader.num_steps(ALL[0]) // 2 == 3
+    rates = []
+    for piece in reader.pieces(ALL[0], 0, 1):
+        learner.learn(piece, world=1)
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in learner.optimizers])
+    warm = [1 / 3, 2 / 3, 1, 1, 1, 1]
+    assert rates == [pytest.approx([0.01 * share, 0.2 * share]) for share in warm]
+
+
+def test_weight_decay_is_the_trials(tmp_path, world):
+    trial = Trial(lr_dense=0.01, lr_sparse=0.2, weight_decay=0.3)
+    config = samples.config(tmp_path, teacher=samples.training(trials=(trial,)))
+    _, learner = samples.teacher(config, samples.reader(config, world), ALL)
+    decays = [group["weight_decay"] for group in learner.optimizers.dense.param_groups]
+    assert decays == [0.3, 0.0]
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_rows_and_learns_nothing(config, reader):
+    _, learner = samples.teacher(config, reader, ALL)
+    good, bad, *_ = reader.pieces(ALL[0], 0, 1)
+    learner.learn(good, world=1)
+    before = snapshot(learner)
+    bad = replace(bad, labels=torch.full_like(bad.labels, math.inf))
+    with pytest.raises(ConfigError, match=r"the loss is .* at step 1, rows \[32, 33, 34, 35, 36\]"):
+        learner.learn(bad, world=1)
+    assert all(torch.equal(x, y) for x, y in zip(snapshot(learner), before, strict=True))
+    assert learner.num_steps == 1
+
+
+def test_a_gradient_that_is_not_finite_learns_nothing(config, reader):
+    _, learner = samples.teacher(config, reader, ALL)
+    before = snapshot(learner)
+    bias = learner.bare.heads.domains[0].biases[0]
+    bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(ConfigError, match=r"the gradient's norm is .* at step 0"):
+        learner.learn(next(reader.pieces(ALL[0], 0, 1)), world=1)
+    assert all(torch.equal(x, y) for x, y in zip(snapshot(learner), before, strict=True))
+
+
+def test_a_missing_score_adds_no_loss(config, taught):
+    _, learner = samples.student(config, taught, ALL)
+    piece = next(taught.pieces(ALL[0], 0, 1))
+    known = ~piece.teacher.isnan()
+    assert 0 < known.sum() < known.numel()
+    output = learner.model(piece.batch)
+    masked = replace(piece, teacher=piece.teacher.nan_to_num(0.5), mask=piece.mask & known)
+    expected = distillation(learner.bare, output, masked)
+    torch.testing.assert_close(distillation(learner.bare, output, piece), expected)
+
+
+def test_without_any_score_distillation_is_zero(config, taught):
+    nothing = replace(taught, teacher=np.full_like(taught.teacher, np.nan))
+    _, learner = samples.student(config, nothing, ALL)
+    piece = next(nothing.pieces(ALL[0], 0, 1))
+    assert distillation(learner.bare, learner.model(piece.batch), piece) == 0
+
+
+def test_what_dropout_drops_depends_on_the_step_and_the_seed(tmp_path, world):
+    def learnt(seed, state):
+        network = samples.network(dropout=0.5)
+        config = samples.config(tmp_path, teacher=samples.training(network=network, seed=seed))
+        reader = samples.reader(config, world)
+        _, learner = samples.teacher(config, reader, ALL)
+        torch.manual_seed(state)
+        for piece in reader.pieces(ALL[0], 0, 1):
+            learner.learn(piece, world=1)
+        return learner.progress.loss.tolist()
+
+    assert learnt(0, state=1) == learnt(0, state=2)
+    assert learnt(0, state=1) != learnt(1, state=1)
+
+
+def test_a_student_is_served_by_its_ranker(config, taught):
+    _, learner = samples.student(config, taught, ALL)
+    assert isinstance(config.domain_student, Student)
+    assert learner.ranker is learner.bare.ranker
