@@ -87,9 +87,8 @@ def run_job(config: RunConfig, run: Callable[..., JobSummary], **arguments: Any)
     try:
         summary = run(config, **arguments)
     except Exception as error:
-        name = run.__module__.removeprefix("jobs.")
         failed = JobSummary(
-            job=name,
+            job=_job_name(run),
             part=arguments.get("student"),
             details={"failed": f"{type(error).__name__}: {error}"},
         )
@@ -149,6 +148,15 @@ def exit_with(body: Callable[[], dict[str, Any]]) -> None:
         sys.exit(error.exit_code)
     print(_to_json(result), flush=True)
     sys.exit(0)
+
+
+def _job_name(run: Callable[..., JobSummary]) -> str:
+    """The job's module; as a command it is called `__main__`, and its spec knows its name."""
+    name = run.__module__
+    spec = sys.modules["__main__"].__spec__
+    if name == "__main__" and spec is not None:
+        name = spec.name
+    return name.removeprefix("jobs.")
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

@@ -1,8 +1,9 @@
 """Judge every student on the gate window: against the champion's, and against its own twin.
 
 Reads the packed examples, all judged checkpoints, the opponents', the baselines and the teacher's
-scores. Writes `metrics_family.json` and `metrics_twins.json` in the run's folder, figures and
-plots to MLflow, and the verdict of gate `family` (4). Guarantees: the exit code is the gate's.
+scores. Writes `metrics_family.json`, `metrics_twins.json` and `reliability_family.json` in the
+run's folder, figures and plots to MLflow, and the verdict of gate `family` (4). Guarantees: the
+exit code is the gate's.
 
     python -m jobs.judge_family --config var/runs/<run>/config.json
 """
@@ -26,7 +27,7 @@ from jobs.judge_teacher import add_opponent, log_figures
 from jobs.pack_examples import open_packed
 from jobs.training import plots
 from jobs.training.checkpoints import load_model
-from jobs.training.evaluation import compare_twin, gate_rows, judge
+from jobs.training.evaluation import compare_twin, gate_rows, judge, reliability
 from jobs.training.inputs import Packed
 from jobs.training.scoring import predict, read_scores
 from jobs.training.segments import gate_segment
@@ -35,6 +36,7 @@ from jobs.training.teacher import teacher_reader
 
 METRICS = "metrics_family.json"
 TWINS = "metrics_twins.json"
+RELIABILITY = "reliability_family.json"
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -44,13 +46,16 @@ def run(config: RunConfig) -> JobSummary:
     pool = _Pool(config, packed)
     records: list[dict[str, Any]] = []
     twins: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
     for plan in student_plans(config):
-        own, beside = _judge_student(config, plan, packed, pool)
+        own, beside, shape = _judge_student(config, plan, packed, pool)
         records += own
         twins += beside
+        curves += shape
     records = pool.records() + records
     write_json(config.run_folder / METRICS, records)
     write_json(config.run_folder / TWINS, twins)
+    write_json(config.run_folder / RELIABILITY, curves)
     verdict = hold(config, "family", model_frames("family", records, twins))
     if not verdict.passed:
         raise GateFailed(verdict.reason)
@@ -108,7 +113,8 @@ class _Pool:
 
 def _judge_student(
     config: RunConfig, plan: StudentPlan, packed: Packed, pool: _Pool
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Figures of a student, its comparison with its twin, and its reliability curves."""
     teacher = read_scores(config, teacher_name(config), packed, plan.tasks)
     reader = student_reader(config, plan, packed, None)
     gate = gate_rows(reader, gate_segment(config.plan))
@@ -127,13 +133,14 @@ def _judge_student(
     for record in records:
         record["slice_kind"], record["slice"] = plan.kind, plan.vertical or plan.domain
     twins = compare_twin(plan.name, plan.tasks, gate, predictions, config.gates)
+    curves = reliability(plan.name, plan.tasks, gate, predictions, opponent)
     log_figures(config, plan.name, records)
     child = tracking.find_child(config, plan.name)
     for twin in twins:
         figures = {k: twin[k] for k in ("twin_value", "eta", "ne_twin", "ne_teacher")}
         child.metrics({f"distillation/{k}_{twin['task']}": v for k, v in figures.items()})
-    child.figure(plots.reliability(gate, plan.tasks, predictions, opponent), "reliability.png")
-    return records, twins
+    child.figure(plots.reliability(curves), "reliability.png")
+    return records, twins, curves
 
 
 def _verdict(records: list[dict[str, Any]], twins: list[dict[str, Any]]) -> str:

@@ -1,8 +1,9 @@
 """Judge the teacher on the gate window, against the champion or, on a first run, against counting.
 
 Reads the packed examples, the judged checkpoint, the opponent's, and the baselines. Writes
-`metrics_teacher.json` in the run's folder, figures and plots to MLflow, and the verdict of gate
-`teacher` (3). Guarantees: neither model has seen the gate window; the exit code is the gate's.
+`metrics_teacher.json` and `reliability_teacher.json` in the run's folder, figures and plots to
+MLflow, and the verdict of gate `teacher` (3). Guarantees: neither model has seen the gate window;
+the exit code is the gate's.
 
     python -m jobs.judge_teacher --config var/runs/<run>/config.json
 """
@@ -23,13 +24,14 @@ from jobs.gating import model_frames
 from jobs.pack_examples import open_packed
 from jobs.training import plots
 from jobs.training.checkpoints import load_model
-from jobs.training.evaluation import gate_rows, judge
+from jobs.training.evaluation import gate_rows, judge, reliability
 from jobs.training.reader import Reader
 from jobs.training.scoring import predict
 from jobs.training.segments import gate_segment
 from jobs.training.teacher import teacher_reader
 
 METRICS = "metrics_teacher.json"
+RELIABILITY = "reliability_teacher.json"
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -49,11 +51,11 @@ def run(config: RunConfig) -> JobSummary:
         name, packed.spec.tasks, gate, predictions, config.gates, opponent, by_domain=True
     )
     write_json(config.run_folder / METRICS, records)
+    curves = reliability(name, packed.spec.tasks, gate, predictions, opponent)
+    write_json(config.run_folder / RELIABILITY, curves)
     log_figures(config, name, records)
     child = tracking.find_child(config, name)
-    child.figure(
-        plots.reliability(gate, packed.spec.tasks, predictions, opponent), "reliability.png"
-    )
+    child.figure(plots.reliability(curves), "reliability.png")
     child.figure(plots.ne_by_slice(records), "ne_by_slice.png")
     verdict = hold(config, "teacher", model_frames("teacher", records))
     if not verdict.passed:

@@ -6,6 +6,7 @@ their card, never as pickled modules.
 
 from __future__ import annotations
 
+import getpass
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 RUN_TAG = "lapidary.run_id"
 MODEL_TAG = "lapidary.model"
 WEIGHTS_TAG = "weights_hash"
+NOTE_TAG = "mlflow.note.content"
+"""Where MLflow keeps the description that a page shows, in Markdown."""
+
+_ABOUT = """Daily retrains of the family `{name}`.
+
+A run of kind `retrain` is one day; its name says how it ended, its description why, and its
+artifact `report/report.html` is the full report. Its children are the models that it trained. The
+registered models carry the alias `champion` for the family that serves.
+"""
 
 
 class Run:
@@ -46,6 +56,20 @@ class Run:
 
         params = [Param(key, str(value)[:6000]) for key, value in values.items()]
         self.client.log_batch(self.id, params=params)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self.id, tags=[RunTag(key, value) for key, value in values.items()])
+
+    def note(self, text: str) -> None:
+        """Say in Markdown what the run's page is about."""
+        self.tags({NOTE_TAG: text})
+
+    def file(self, path: Path, folder: str) -> None:
+        """Log a file."""
+        self.client.log_artifact(self.id, str(path), folder)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log figures; undefined ones are left out."""
@@ -114,9 +138,10 @@ def start_parent(
         "day": plan.day.isoformat(),
         "recipe": recipe.name,
         "plan": plan.reason,
+        **_origin("resolve_config"),
         **hashes,
     }
-    run = client.create_run(experiment, run_name=f"retrain {plan.day} ({run_id[-8:]})", tags=tags)
+    run = client.create_run(experiment, run_name=f"{plan.day} running", tags=tags)
     Run(client, run.info.run_id).params(
         {
             "day": plan.day,
@@ -150,6 +175,7 @@ def child_run(config: RunConfig, name: str, kind: str) -> Iterator[Run]:
         MODEL_TAG: name,
         "kind": kind,
         "day": config.plan.day.isoformat(),
+        **_origin(f"train_{kind}" if kind == "teacher" else f"train_{kind}_student"),
     }
     run = client.create_run(experiment, run_name=name, tags=tags)
     try:
@@ -276,15 +302,44 @@ def project_aliases(recipe: Recipe, home: str, ledger: Ledger) -> None:
                 client.delete_registered_model_alias(name, alias)
 
 
+def describe_model(
+    config: RunConfig, name: str, about: str, note: str, versions: Sequence[str]
+) -> None:
+    """Say on a model's pages what it is.
+
+    Args:
+        config: The run's configuration.
+        name: Registered model name.
+        about: What the model is, whatever its version.
+        note: How this run's versions fared.
+        versions: Those versions.
+    """
+    run = find_child(config, name)
+    run.note(note)
+    run.client.update_registered_model(name, about)
+    for version in versions:
+        run.client.update_model_version(name, version, note)
+
+
 def set_challenger(run: Run, name: str, version: str) -> None:
     """Point the alias `challenger` at a version."""
     run.client.set_registered_model_alias(name, "challenger", version)
 
 
-def close_parent(config: RunConfig, status: str) -> None:
-    """End the retrain's run."""
+def close_parent(config: RunConfig, name: str, status: str) -> None:
+    """End the retrain's run, under a name that says how it ended."""
     run = parent_run(config)
+    run.client.update_run(run.id, name=name)
     run.client.set_terminated(run.id, status)
+
+
+def _origin(job: str) -> dict[str, str]:
+    """Tags from which MLflow's lists say who made a run, and by which command."""
+    return {
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": f"jobs.{job}",
+        "mlflow.source.type": "JOB",
+    }
 
 
 def _children(client: MlflowClient, experiment: str, config: RunConfig, name: str) -> list[str]:
@@ -330,8 +385,9 @@ def _experiment(client: MlflowClient, recipe: Recipe, home: str) -> str:
     location = None
     if recipe.resources.mlflow_uri is None:
         location = f"{home}/mlflow/artifacts/{name}"
+    note = {NOTE_TAG: _ABOUT.format(name=name)}
     try:
-        return client.create_experiment(name, artifact_location=location)
+        return client.create_experiment(name, artifact_location=location, tags=note)
     except MlflowException:
         # Another job made it first.
         again = client.get_experiment_by_name(name)

@@ -76,6 +76,7 @@ def run(config: RunConfig) -> JobSummary:
             "segments": len(results),
             "chosen_trial": chosen,
             "ne_before_update": results[-1].ne,
+            "curve": [result.to_dict() for result in results],
             "trial": card.trial,
             "version": version,
             "workers": config.resources.num_workers,

@@ -131,6 +131,47 @@ def judge(
     return records
 
 
+def reliability(
+    model: str,
+    tasks: list[str],
+    gate: GateRows,
+    predictions: Mapping[str, np.ndarray],
+    opponent: str,
+) -> list[dict[str, Any]]:
+    """Observed against predicted rate, in ten bins of equal size.
+
+    Args:
+        model: Registered name.
+        tasks: The model's tasks.
+        gate: Its rows.
+        predictions: As for `judge`.
+        opponent: As for `judge`.
+
+    Returns:
+        A record per task and predictor: the model, its twin if it has one, and its opponent.
+    """
+    records = []
+    for t, task in enumerate(tasks):
+        at = gate.mask[:, t]
+        for key in ("model", "twin", opponent):
+            if key not in predictions:
+                continue
+            curve = metrics.reliability_curve(
+                gate.labels[at, t], predictions[key][at, t].astype(np.float64)
+            )
+            records.append(
+                {
+                    "model": model,
+                    "task": task,
+                    "key": key,
+                    "predicted": curve.mean_probability.tolist(),
+                    "observed": curve.mean_label.tolist(),
+                    "rows": curve.num_rows.tolist(),
+                }
+            )
+    return records
+
+
 def compare_twin(
     model: str,
     tasks: list[str],

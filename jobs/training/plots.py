@@ -7,35 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.training.evaluation import GateRows
-from model.metrics import reliability_curve
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = {"model": "#1f5fbf", "champion": "#c2571a", "log_odds": "#888888", "twin": "#2a9d6f"}
 
 
-def reliability(
-    gate: GateRows, tasks: Sequence[str], predictions: Mapping[str, np.ndarray], opponent: str
-) -> Figure:
-    """Observed against predicted rate, in ten bins of equal size, one panel per task."""
+def reliability(curves: Sequence[Mapping[str, Any]]) -> Figure:
+    """Observed against predicted rate of one model, one panel per task."""
     from matplotlib.figure import Figure
 
+    tasks = list(dict.fromkeys(curve["task"] for curve in curves))
     figure = Figure(figsize=(4.2 * len(tasks), 4.0), layout="constrained")
-    for t, (task, axes) in enumerate(
-        zip(tasks, figure.subplots(1, len(tasks), squeeze=False)[0], strict=True)
-    ):
-        at = gate.mask[:, t]
-        top = 0.0
-        for key in ("model", "twin", opponent):
-            if key not in predictions:
-                continue
-            curve = reliability_curve(gate.labels[at, t], predictions[key][at, t].astype(float))
+    for task, axes in zip(tasks, figure.subplots(1, len(tasks), squeeze=False)[0], strict=True):
+        own = [curve for curve in curves if curve["task"] == task]
+        for curve in own:
             axes.plot(
-                curve.mean_probability, curve.mean_label, "o-", ms=4, color=_COLOURS[key], label=key
+                curve["predicted"],
+                curve["observed"],
+                "o-",
+                ms=4,
+                color=_COLOURS[curve["key"]],
+                label=curve["key"],
             )
-            top = max(top, float(curve.mean_probability.max()), float(curve.mean_label.max()))
+        top = max((max(c["predicted"] + c["observed"], default=0.0) for c in own), default=0.0)
         axes.plot([0, top], [0, top], ":", color="#444444", lw=1)
         axes.set(title=task, xlabel="predicted rate", ylabel="observed rate")
         axes.legend(frameon=False)

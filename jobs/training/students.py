@@ -186,6 +186,8 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         details={
             "student_ne_before_update": student.results[-1].ne,
             "twin_ne_before_update": twin.results[-1].ne,
+            "curve": [result.to_dict() for result in student.results],
+            "twin_curve": [result.to_dict() for result in twin.results],
             "trial": student.card.trial,
             "trials": len(training.trials),
             "version": registered,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,10 @@ class SegmentResult:
     def calibration(self) -> list[float]:
         """Predicted over observed events per task; NaN where undefined."""
         return Progress.of(self.sums).calibration()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a job's summary."""
+        return {"ends": self.ends.isoformat(), "ne": self.ne, "calibration": self.calibration}
 
 
 def recent_ne(results: Sequence[SegmentResult]) -> float:
