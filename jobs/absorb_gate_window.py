@@ -65,7 +65,9 @@ def run(config: RunConfig) -> JobSummary:
         }
         mlflow_run = tracking.find_child(config, record["model"])
         mlflow_run.metrics({f"progressive/{name}": value for name, value in figures.items()})
-    verdict = hold(config, "absorbed", {"models": pd.DataFrame(records, columns=list(ABSORBED))})
+    verdict = hold(
+        config, "absorbed", {"models": pd.DataFrame(records, columns=pd.Index(ABSORBED))}
+    )
     if not verdict.passed:
         raise GateFailed(verdict.reason)
     return JobSummary(

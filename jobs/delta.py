@@ -233,16 +233,20 @@ def _commit_day(
     table: DeltaTable | None,
     schema: pa.Schema,
     day: str,
-    adds: list[AddAction],
+    adds: Sequence[AddAction],
     properties: CommitProperties,
 ) -> int:
     if table is None:
         create_table_with_add_actions(
-            uri, Schema.from_arrow(schema), adds, partition_by=["day"], commit_properties=properties
+            uri,
+            Schema.from_arrow(schema),
+            list(adds),
+            partition_by=["day"],
+            commit_properties=properties,
         )
         return 0
     table.create_write_transaction(
-        adds,
+        list(adds),
         "overwrite",
         Schema.from_arrow(_widened(uri, pa.schema(table.schema()), schema)),
         ["day"],

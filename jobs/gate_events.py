@@ -32,7 +32,7 @@ def run(config: RunConfig) -> JobSummary:
     from validation.frames import EVENT_DAYS
 
     records = [_record(config, day) for day in expected_days(config)]
-    verdict = gate(config, "events", {"days": pd.DataFrame(records, columns=list(EVENT_DAYS))})
+    verdict = gate(config, "events", {"days": pd.DataFrame(records, columns=pd.Index(EVENT_DAYS))})
     if not verdict.passed:
         raise GateFailed(verdict.reason)
     return JobSummary(

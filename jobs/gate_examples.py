@@ -5,6 +5,8 @@ Reads `examples`, `impressions` and `timelines` at the versions the run built. W
     python -m jobs.gate_examples --config var/runs/<run>/config.json
 """
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when imported.
 from __future__ import annotations
 
 from datetime import date
@@ -40,8 +42,10 @@ def run(config: RunConfig) -> JobSummary:
     records = [_day(config, day, examples, shown, leaking) for day in days]
     tasks = [_task(config, task, examples) for task in config.contract.tasks]
     frames = {
-        "days": pd.DataFrame([r for r in records if r["impressions"]], columns=list(EXAMPLE_DAYS)),
-        "tasks": pd.DataFrame(tasks, columns=list(EXAMPLE_TASKS)),
+        "days": pd.DataFrame(
+            [r for r in records if r["impressions"]], columns=pd.Index(EXAMPLE_DAYS)
+        ),
+        "tasks": pd.DataFrame(tasks, columns=pd.Index(EXAMPLE_TASKS)),
     }
     verdict = gate(config, "examples", frames)
     if not verdict.passed:
@@ -74,7 +78,7 @@ def _day(
 
 
 def _null_ratio(config: RunConfig, examples: pa.Table) -> float:
-    """Share of labels that are null though their window had closed before the run's last midnight."""
+    """Share of labels that are null though their window closed before the run's last midnight."""
     closed = pa.scalar(day_start(config.plan.day, config.contract.time_zone))
     due, null = 0, 0
     for task in config.contract.tasks:

@@ -118,11 +118,11 @@ def model_frames(
     overall = [record for record in records if record["slice_kind"] == "overall"]
     slices = [record for record in records if record["slice_kind"] != "overall"]
     frames = {
-        "overall": pd.DataFrame(overall, columns=list(MODELS)),
-        "slices": pd.DataFrame(slices, columns=list(MODELS)),
+        "overall": pd.DataFrame(overall, columns=pd.Index(MODELS)),
+        "slices": pd.DataFrame(slices, columns=pd.Index(MODELS)),
     }
     if gate_name == "family":
-        frames["twins"] = pd.DataFrame(list(twins), columns=list(TWINS))
+        frames["twins"] = pd.DataFrame(list(twins), columns=pd.Index(TWINS))
     return frames
 
 

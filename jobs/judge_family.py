@@ -93,7 +93,7 @@ class _Pool:
         columns = [self.tasks.index(task) for task in plan.tasks]
         self.champions += opponent == "champion"
         for target, key in ((self.model, "model"), (self.opponent, opponent), (self.twin, "twin")):
-            target[np.ix_(at, columns)] = predictions[key]
+            target[at[:, None], columns] = predictions[key]
 
     def records(self) -> list[dict[str, Any]]:
         """The family's figures over all its rows."""

@@ -5,6 +5,8 @@ enough before the training cut-off and then keeps its row; rows are handed out i
 compare-and-set commit, so that two racing runs cannot hand out one twice.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when imported.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping

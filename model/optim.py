@@ -170,4 +170,6 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Takes in the weights after a step, counted from 0 over the model's whole life."""
         share = 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
-        torch._foreach_lerp_(list(self.averages.values()), list(self._weights.values()), share)
+        averages: list[torch.Tensor] = list(self.averages.values())
+        weights: list[torch.Tensor] = list(self._weights.values())
+        torch._foreach_lerp_(averages, weights, share)  # pyright: ignore[reportPrivateImportUsage]

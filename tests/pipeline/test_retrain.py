@@ -120,10 +120,13 @@ def test_first_day_bootstraps_a_whole_family(first):
 
 def test_examples_hold_every_impression_of_a_day_once(second):
     config, _ = second
-    raw = pq.read_table(LOG / "impressions.parquet", columns=["user_id", "video_id", "time_ms", "tab"])
+    columns = ["user_id", "video_id", "time_ms", "tab"]
+    raw = pq.read_table(LOG / "impressions.parquet", columns=columns)
     start = int(datetime(2022, 5, 1, 16, tzinfo=UTC).timestamp() * 1000)
     day = raw.filter(
-        pc.and_(pc.greater_equal(raw["time_ms"], start), pc.less(raw["time_ms"], start + 86_400_000))
+        pc.and_(
+            pc.greater_equal(raw["time_ms"], start), pc.less(raw["time_ms"], start + 86_400_000)
+        )
     )
     distinct = day.group_by(day.column_names).aggregate([]).num_rows
     examples = delta.read_days(config.table("examples"), [date(2022, 5, 2)], ["impression_id"])
@@ -197,9 +200,7 @@ def test_empty_day_is_refused_at_the_events_gate_and_replaces_nothing(home, seco
     log = copy_without(tmp_path / "log", after=datetime(2022, 5, 3, 16, tzinfo=UTC))
     before = versions(second[0])
     overrides = json.dumps({"log_uri": str(log)})
-    code, _, said = run_local(
-        home, "--recipe", "tiny", "--day", THIRD, "--overrides", overrides
-    )
+    code, _, said = run_local(home, "--recipe", "tiny", "--day", THIRD, "--overrides", overrides)
     assert code == 3
     assert "Gate 1 (events) refused" in said
     after = versions(second[0])
