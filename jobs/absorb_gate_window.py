@@ -10,6 +10,7 @@ pass that did harm on the way, predictions that were miscalibrated, and weights 
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Any
 
@@ -92,6 +93,7 @@ def _absorb_teacher(config: RunConfig, packed: Packed, gate: Segment) -> list[di
         checkpoint_steps=sys.maxsize,
         watch=True,
     )
+    shutil.rmtree(watched_folder(config, job.name), ignore_errors=True)
     ((folder, _),) = train_on_ray(config, job)
     copy_checkpoint(folder, stage_folder(config, name, "final"))
     watched = read_watched(watched_folder(config, job.name))

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 
 from jobs.config import RunConfig, load_config
 from jobs.errors import ConfigError, GateFailed, PromotionConflict
+from jobs.memory import PeakMemory
 
 log = logging.getLogger("lapidary")
 
@@ -44,7 +44,7 @@ class JobSummary:
     """Unix seconds."""
     seconds: float = 0.0
     peak_memory_bytes: int = 0
-    """Largest resident size of this process and of its largest child."""
+    """Of the job's process and everything it started, together: see `jobs.memory`."""
 
 
 def read_summaries(config: RunConfig) -> list[JobSummary]:
@@ -83,18 +83,19 @@ def run_job(config: RunConfig, run: Callable[..., JobSummary], **arguments: Any)
     Returns:
         The summary, with times and memory. A job that fails leaves one too, with its error.
     """
-    started = time.time()
+    started, memory = time.time(), PeakMemory()
     try:
-        summary = run(config, **arguments)
+        with memory:
+            summary = run(config, **arguments)
     except Exception as error:
         failed = JobSummary(
             job=_job_name(run),
             part=arguments.get("student"),
             details={"failed": f"{type(error).__name__}: {error}"},
         )
-        _keep(config, failed, started)
+        _keep(config, failed, started, memory)
         raise
-    return _keep(config, summary, started)
+    return _keep(config, summary, started, memory)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -172,14 +173,12 @@ def _to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(plain(value), indent=indent, default=str, allow_nan=False)
 
 
-def _keep(config: RunConfig, summary: JobSummary, started: float) -> JobSummary:
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+def _keep(config: RunConfig, summary: JobSummary, started: float, memory: PeakMemory) -> JobSummary:
     kept = replace(
         summary,
         started=started,
         seconds=round(time.time() - started, 2),
-        peak_memory_bytes=(own + child) * 1024,
+        peak_memory_bytes=memory.num_bytes,
     )
     name = kept.job if kept.part is None else f"{kept.job}-{kept.part}"
     write_json(config.run_folder / "summaries" / f"{name}.json", asdict(kept))

@@ -10,7 +10,7 @@ from datetime import date
 
 from jobs.config import (
     REPOSITORY,
-    Distillation,
+    Gates,
     Network,
     Recipe,
     Resources,
@@ -51,8 +51,8 @@ def kuairand() -> Recipe:
             batch_size=512,
             trials=(Trial(lr_dense=2e-3, lr_sparse=1e-1),),
         ),
-        domain_student=_student(width=16, batch_size=256),
-        vertical_student=_student(width=16, batch_size=128),
+        domain_student=Student(training=_small(width=16, batch_size=256)),
+        vertical_student=Student(training=_small(width=16, batch_size=128)),
         resources=Resources(),
     )
 
@@ -74,35 +74,39 @@ def simulated() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """The bundled log's last four days with the smallest models, for tests.
+    """Few days of the bundled log and the smallest models, for tests.
 
-    Command: `python -m jobs.run_local --recipe tiny --day 2022-05-03`. Expected: under a minute.
+    Command: `python -m jobs.run_local --recipe tiny --day 2022-05-03`. Expected: about a minute.
     """
     base = kuairand()
-    contract = base.contract.model_copy(update={"first_day": date(2022, 4, 30)})
-    return base.model_copy(update={"name": "tiny", "contract": contract})
+    return base.model_copy(
+        update={
+            "name": "tiny",
+            "contract": base.contract.model_copy(update={"first_day": date(2022, 4, 30)}),
+            "timeline": Timeline(num_events=32),
+            "teacher": _small(width=16, batch_size=256),
+            "gates": Gates(num_resamples=100),
+        }
+    )
 
 
-def _student(width: int, batch_size: int) -> Student:
-    return Student(
-        training=Training(
-            network=Network(
-                width=width,
-                table_dim=8,
-                num_dense_tokens=4,
-                dense_hidden=32,
-                num_layers=1,
-                num_fm_tokens=4,
-                num_lcb_tokens=4,
-                rank=4,
-                mlp_hidden=(32,),
-                head_hidden=(16,),
-                num_events=32,
-            ),
-            batch_size=batch_size,
-            trials=(Trial(lr_dense=2e-3, lr_sparse=1e-1),),
+def _small(width: int, batch_size: int) -> Training:
+    return Training(
+        network=Network(
+            width=width,
+            table_dim=8,
+            num_dense_tokens=4,
+            dense_hidden=32,
+            num_layers=1,
+            num_fm_tokens=4,
+            num_lcb_tokens=4,
+            rank=4,
+            mlp_hidden=(32,),
+            head_hidden=(16,),
+            num_events=32,
         ),
-        distillation=Distillation(),
+        batch_size=batch_size,
+        trials=(Trial(lr_dense=2e-3, lr_sparse=1e-1),),
     )
 
 

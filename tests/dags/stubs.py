@@ -51,6 +51,9 @@ def make_repository(root: Path, jobs: list[str]) -> Path:
     """
     shutil.copytree(REPOSITORY / "dags", root / "dags")
     shutil.copytree(REPOSITORY / "infra" / "contracts", root / "infra" / "contracts")
+    (root / "validation").mkdir()
+    for name in ("__init__", "tables"):
+        shutil.copy(REPOSITORY / "validation" / f"{name}.py", root / "validation")
     (root / "jobs").mkdir()
     for name in _LIGHT:
         shutil.copy(REPOSITORY / "jobs" / f"{name}.py", root / "jobs")

@@ -15,7 +15,9 @@ from jobs.resolve_config import _parse_moment, make_plan, resolve
 from tests.jobs.samples import contract, ledger, promotion, recipe
 
 # A day in Berlin ends at 23:00 UTC in winter; the gate window is its last twelve hours.
-SETTINGS = recipe(contract(first_day=date(2024, 2, 1)), windows=Windows(bootstrap_days=10))
+SETTINGS = recipe(
+    contract(first_day=date(2024, 2, 1)), windows=Windows(bootstrap_days=10, gate_hours=12)
+)
 DAY = date(2024, 3, 5)
 
 

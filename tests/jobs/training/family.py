@@ -23,6 +23,7 @@ from jobs.config import Gates, Plan, RunConfig, Student, Trial
 from jobs.family import verticals
 from jobs.pack_examples import open_packed
 from jobs.training import ray_loop, segments, trainee
+from jobs.training.ray_loop import save_watched, watched_folder
 from jobs.training.reader import Reader
 from jobs.training.teacher import TeacherJob, teacher_reader
 from jobs.vocabulary import Vocabulary
@@ -52,7 +53,10 @@ def train_here(config: RunConfig, job: TeacherJob) -> list[tuple[Path, trainee.S
         trainee.save(folders[-1], card, learner)
 
     card, learner = job.start(config, reader)
+    learner.watched = [] if job.watch else None
     _, results = trainee.train(card, learner, reader, list(job.segments), keep)
+    if learner.watched is not None:
+        save_watched(watched_folder(config, job.name) / "0.npz", learner.watched)
     return list(zip(folders, results, strict=True))
 
 

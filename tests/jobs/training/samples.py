@@ -63,6 +63,7 @@ def contract(**features: Any) -> LogContract:
                     "path": "rows.parquet",
                     "id": ["id"],
                     "context": {"seconds": "seconds"},
+                    "outcomes": {name: {"when": f"{name} = 1"} for name in WINDOWS},
                     **columns,
                 }
             },

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.func import functional_call
 
 from jobs import tracking
 from jobs.command import read_summary
@@ -77,7 +78,8 @@ def test_calibration_is_of_predictions_made_before_each_update(first_run):
     labels, predicted = [], []
     for piece in reader.pieces(gate_segment(config.plan), 0, 1):
         with torch.no_grad():
-            predicted.append(torch.sigmoid(learner.model(piece.batch).logits))
+            served = functional_call(learner.model, learner.average.averages, (piece.batch,))
+        predicted.append(torch.sigmoid(served.logits))
         labels.append(torch.where(piece.mask, piece.labels, torch.nan))
         learner.learn(piece, world=1)
     y, p = torch.cat(labels).numpy(), torch.cat(predicted).numpy()
@@ -101,7 +103,7 @@ def test_calibration_is_logged_with_the_model(first_run):
     config, _, records = first_run
     client = tracking.parent_run(config).client
     run = client.get_run(tracking.find_child(config, TEACHER).id)
-    logged = run.data.metrics["gate_window/calibration_before_update_buy"]
+    logged = run.data.metrics["progressive/calibration_buy"]
     assert logged == pytest.approx(records[1]["calibration"])
 
 
