@@ -80,8 +80,9 @@ def _trees(packed: Packed, learnt: np.ndarray, y: np.ndarray, rows: np.ndarray) 
         return np.concatenate([packed.dense[at], packed.categorical[at]], axis=1, dtype=np.float32)
 
     model = HistGradientBoostingClassifier(
-        max_iter=150,
-        learning_rate=0.08,
+        max_iter=80,
+        learning_rate=0.12,
+        max_features=0.3,
         min_samples_leaf=100,
         l2_regularization=1.0,
         early_stopping=False,  # pyright: ignore[reportArgumentType]

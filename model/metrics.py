@@ -198,6 +198,30 @@ def bootstrap_calibration(
     return _interval(_ratio(*columns.sum(0)), _ratio(*draws.T))
 
 
+def bootstrap_miscalibration_difference(
+    labels: np.ndarray,
+    p_challenger: np.ndarray,
+    p_champion: np.ndarray,
+    users: np.ndarray,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """|ln calibration| of the challenger minus that of the champion; negative is better.
+
+    Both are summed over the same draws, so that a day whose base rate moved counts against neither.
+    """
+
+    def difference(sums: np.ndarray) -> np.ndarray:
+        challenger, champion, positives = sums
+        own, other = np.log(_ratio(challenger, positives)), np.log(_ratio(champion, positives))
+        return np.asarray(np.abs(own) - np.abs(other))
+
+    _check_lengths(labels, p_challenger, p_champion)
+    columns = np.stack([p_challenger, p_champion, labels], axis=1).astype(float)
+    draws = user_bootstrap(users, columns, num_resamples, seed)
+    return _interval(difference(columns.sum(0)), difference(draws.T))
+
+
 def bootstrap_ne_difference(
     labels: np.ndarray,
     p_challenger: np.ndarray,

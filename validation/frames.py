@@ -64,6 +64,7 @@ MODELS: Columns = {
     "calibration": "predicted over observed positives",
     "calibration_low": "lower end of its 95 % interval",
     "calibration_high": "upper end of its 95 % interval",
+    "calibration_versus_low": "lower end of the 95 % interval of |ln calibration| less the other's",
     "versus_value": "NE of the challenger over NE of the opponent, minus one; negative is better",
     "versus_low": "lower end of its 95 % interval",
     "versus_high": "upper end of its 95 % interval",
@@ -101,6 +102,7 @@ ABSORBED: Columns = {
     "calibration": "predicted over observed positives, each predicted before it was learnt",
     "calibration_low": "lower end of its 95 % interval",
     "calibration_high": "upper end of its 95 % interval",
+    "calibration_versus_low": "lower end of the 95 % interval of |ln calibration| less the other's",
 }
 """Gate 5 `absorbed`, part `models`: one row per model and task, after the pass over the window."""
 

@@ -303,23 +303,38 @@ def _judged(prefix: str, max_unjudged_ratio: float) -> list[Expectation]:
 def _calibration(
     prefix: str, low: float, high: float, where: Condition | None
 ) -> list[Expectation]:
-    """Refuse a model whose calibration interval lies wholly outside [low, high]."""
+    """Refuse a model whose calibration interval lies wholly outside [low, high].
+
+    Unless the opponent is as far off: on a day whose base rate moved, refusing the newer model
+    would leave the older one serving.
+    """
+    worse = _above("calibration_versus_low", 0.0)
+    worse = worse if where is None else where & worse
+    other = "and is further off than its opponent."
     return [
-        *_figure(
+        _between(
             f"{prefix}.calibration_high",
             "calibration_high",
-            f"No model is certain to predict fewer than {low:g} of the positives observed.",
+            f"No model is certain to predict fewer than {low:g} of the positives observed, {other}",
             low=low,
-            where=where,
+            where=worse,
         ),
-        *_figure(
+        _between(
             f"{prefix}.calibration_low",
             "calibration_low",
-            f"No model is certain to predict more than {high:g} times the positives observed.",
+            f"No model is certain to predict more than {high:g} times the positives, {other}",
             high=high,
-            where=where,
+            where=worse,
         ),
-        _known(f"{prefix}.calibration", "calibration", where),
+        *(
+            _known(f"{prefix}.{name}", name, where)
+            for name in (
+                "calibration",
+                "calibration_low",
+                "calibration_high",
+                "calibration_versus_low",
+            )
+        ),
     ]
 
 
@@ -422,6 +437,14 @@ def _where(**equal: Any) -> Condition:
 
     ((name, value),) = equal.items()
     return Column(name) == value
+
+
+def _above(name: str, limit: float) -> Condition:
+    """The rows in which a column is above a limit; a missing figure is not."""
+    _gx()
+    from great_expectations.expectations.row_conditions import Column
+
+    return Column(name) > limit
 
 
 def _gx() -> ModuleType:

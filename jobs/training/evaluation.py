@@ -100,6 +100,7 @@ def judge(
             draws = limits.num_resamples
             ne = metrics.bootstrap_ne(y, own, users, draws)
             calibration = metrics.bootstrap_calibration(y, own, users, draws)
+            off = metrics.bootstrap_miscalibration_difference(y, own, other, users, draws)
             versus = metrics.bootstrap_ne_difference(y, own, other, users, num_resamples=draws)
             positives = int(y.sum())
             enough = at.sum() >= limits.min_slice_rows and positives >= limits.min_slice_positives
@@ -121,6 +122,7 @@ def judge(
                     "calibration": calibration.value,
                     "calibration_low": calibration.low,
                     "calibration_high": calibration.high,
+                    "calibration_versus_low": off.low,
                     "versus_value": versus.value,
                     "versus_low": versus.low,
                     "versus_high": versus.high,

@@ -178,6 +178,22 @@ def test_calibration_interval_of_a_calibrated_model_covers_one():
     assert interval.low < 1.0 < interval.high
 
 
+def test_miscalibration_counts_both_ways_and_not_what_both_share():
+    labels, p_star, _, users = make_rows(num_rows=4000)
+
+    def difference(own, other):
+        return metrics.bootstrap_miscalibration_difference(labels, own, other, users)
+
+    for off in (0.6, 1.5):
+        ratio = metrics.calibration(labels, off * p_star), metrics.calibration(labels, p_star)
+        found = difference(off * p_star, p_star)
+        assert found.value == pytest.approx(np.subtract(*np.abs(np.log(ratio))))
+        assert 0 < found.low < found.value < found.high
+        assert difference(p_star, off * p_star).high < 0
+        same = difference(off * p_star, off * p_star)
+        assert (same.low, same.value, same.high) == (0.0, 0.0, 0.0)
+
+
 def test_difference_is_negative_for_the_better_model_and_relative_to_the_champion():
     labels, good, bad, users = make_rows(num_rows=4000)
     absolute = metrics.bootstrap_ne_difference(labels, good, bad, users, relative=False)

@@ -99,6 +99,7 @@ def models(*kinds):
             "calibration": 1.02,
             "calibration_low": 0.97,
             "calibration_high": 1.08,
+            "calibration_versus_low": -0.01,
             "versus_value": -0.004,
             "versus_low": -0.009,
             "versus_high": 0.001,
@@ -146,6 +147,7 @@ def absorbed():
             "calibration": 1.02,
             "calibration_low": 0.97,
             "calibration_high": 1.08,
+            "calibration_versus_low": -0.01,
         }
         for domain in ("teacher", "feed", "stories")
     ]

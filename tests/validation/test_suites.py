@@ -43,6 +43,11 @@ def both(*changes):
     return change
 
 
+def worse(change):
+    """The change in a row that is certainly further off than its opponent."""
+    return both(change, put("calibration_versus_low", 0.01))
+
+
 BREAKS = {
     ("events", "days"): {
         "events.day": again,
@@ -84,11 +89,12 @@ BREAKS = {
         "teacher.overall.versus_champion": put("versus_high", 0.0031),
         "teacher.overall.versus_log_odds": put("opponent", "log_odds"),
         "teacher.overall.versus_high_known": put("versus_high", nan),
-        "teacher.overall.calibration_high": put("calibration_high", 0.79),
+        "teacher.overall.calibration_high": worse(put("calibration_high", 0.79)),
         "teacher.overall.calibration_high_known": put("calibration_high", nan),
-        "teacher.overall.calibration_low": put("calibration_low", 1.26),
+        "teacher.overall.calibration_low": worse(put("calibration_low", 1.26)),
         "teacher.overall.calibration_low_known": put("calibration_low", nan),
         "teacher.overall.calibration_known": put("calibration", nan),
+        "teacher.overall.calibration_versus_low_known": put("calibration_versus_low", nan),
         "teacher.overall.ne_known": put("ne", nan),
         "teacher.overall.auc_known": put("auc", nan),
     },
@@ -100,11 +106,12 @@ BREAKS = {
         "teacher.slices.judged_known": put("judged", None),
         "teacher.slices.versus_low": put("versus_low", 0.0001),
         "teacher.slices.versus_low_known": put("versus_low", nan),
-        "teacher.slices.calibration_high": put("calibration_high", 0.79),
+        "teacher.slices.calibration_high": worse(put("calibration_high", 0.79)),
         "teacher.slices.calibration_high_known": put("calibration_high", nan),
-        "teacher.slices.calibration_low": put("calibration_low", 1.26),
+        "teacher.slices.calibration_low": worse(put("calibration_low", 1.26)),
         "teacher.slices.calibration_low_known": put("calibration_low", nan),
         "teacher.slices.calibration_known": put("calibration", nan),
+        "teacher.slices.calibration_versus_low_known": put("calibration_versus_low", nan),
         "teacher.slices.ne_known": put("ne", nan),
         "teacher.slices.auc_known": put("auc", nan),
     },
@@ -123,11 +130,12 @@ BREAKS = {
         "absorbed.judged_known": put("judged", None),
         "absorbed.versus_low": put("versus_low", 0.0031),
         "absorbed.versus_low_known": put("versus_low", nan),
-        "absorbed.calibration_high": put("calibration_high", 0.79),
+        "absorbed.calibration_high": worse(put("calibration_high", 0.79)),
         "absorbed.calibration_high_known": put("calibration_high", nan),
-        "absorbed.calibration_low": put("calibration_low", 1.26),
+        "absorbed.calibration_low": worse(put("calibration_low", 1.26)),
         "absorbed.calibration_low_known": put("calibration_low", nan),
         "absorbed.calibration_known": put("calibration", nan),
+        "absorbed.calibration_versus_low_known": put("calibration_versus_low", nan),
     },
 }
 """Gate and part to check name to the least change of a good frame that this check refuses."""
@@ -141,8 +149,11 @@ KEEPS = [
     ("teacher", "overall", put("versus_high", 0.003)),
     ("teacher", "overall", both(put("opponent", "log_odds"), put("versus_high", 0.0))),
     ("teacher", "overall", put("gauc", nan)),
-    ("teacher", "overall", both(put("calibration", 1.4), put("calibration_low", 1.25))),
-    ("teacher", "overall", both(put("calibration", 0.7), put("calibration_high", 0.8))),
+    ("teacher", "overall", worse(put("calibration_low", 1.25))),
+    ("teacher", "overall", worse(put("calibration_high", 0.8))),
+    # As far off as its opponent: the day's base rate has moved.
+    ("teacher", "overall", both(put("calibration_low", 1.5), put("calibration_versus_low", 0.0))),
+    ("teacher", "slices", both(put("calibration_high", 0.5), put("calibration_versus_low", 0.0))),
     ("teacher", "slices", both(put("versus_low", 0.0), put("versus_high", 0.5))),
     ("teacher", "slices", put("versus_low", 0.9, row=2)),
     ("teacher", "slices", put("calibration_low", 9.0, row=2)),
