@@ -51,7 +51,8 @@ def run(config: RunConfig) -> JobSummary:
         for _, result in ends:
             log_result(name, result)
         score = recent_ne([result for _, result in ends])
-        log.info("%s: trial %d has NE %.4f on the last day", name, index, score)
+        if len(trials) > 1:
+            log.info("%s: trial %d has NE %.4f on the last day", name, index, score)
         tried.append((score, index, ends))
     _, chosen, ends = min(tried, key=lambda entry: entry[:2])
     for index, (folder, _) in enumerate(ends):

@@ -244,5 +244,6 @@ def _best_arm(
         on_segment = keep if scores_others else trainee.keep_nothing
         card, results = trainee.train(card, learner, reader, segments, on_segment)
         arms.append(Arm(card, learner, results, kept))
-        log.info("%s: trial %d has NE %.4f on the last day", plan.name, index, arms[-1].ne)
+        if len(trials) > 1:
+            log.info("%s: trial %d has NE %.4f on the last day", plan.name, index, arms[-1].ne)
     return min(arms, key=lambda arm: arm.ne)

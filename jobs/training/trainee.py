@@ -202,7 +202,9 @@ def save(folder: Path, card: Card, learner: Learner) -> None:
 
 
 def log_result(name: str, result: SegmentResult) -> None:
-    """Tell how a segment went."""
+    """Tell how a segment went; one without a label says nothing."""
+    if not any(result.num_labels):
+        return
     ne = " ".join(f"{value:.4f}" for value in result.ne)
     log.info("%s: until %s, NE %s", name, f"{result.ends:%Y-%m-%d %H:%M} UTC", ne)
 
