@@ -9,7 +9,7 @@ BASE_PYTHON := $(shell for p in python3.11 python3; do command -v $$p >/dev/null
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && \
 	command -v $$p && break; done)
 
-.PHONY: help setup retrain test check up down env built bench clean
+.PHONY: help setup retrain test check up down env built clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {gsub(/\$$\$$/, "$$", $$2); printf "  make %-9s%s\n", $$1, $$2}' Makefile
@@ -49,9 +49,6 @@ env: built ## Print what a shell needs for airflow's commands: eval "$$(make -s 
 
 built: # A shell reads what `env` prints: it must not set up anything on the way.
 	@test -x $(PYTHON) || { echo "Nothing is set up yet; run make setup first." >&2; exit 2; }
-
-bench: $(READY) ## Run the benchmarks in tests/bench
-	@$(PYTHON) -m pytest tests/bench -m '' -s
 
 clean: ## Remove .venv and caches; what was trained and logged, var/, stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
