@@ -139,6 +139,10 @@ class Gates(Settings):
     """Examples: change of a task's base rate against the days before, relative."""
     max_ne_regression_ratio: float = 0.003
     """Models: the upper 95 % bound of challenger NE over champion NE, minus one."""
+    max_absorbed_ne_regression_ratio: float = 0.01
+    """Models: the lower 95 % bound of NE while learning the gate window over NE standing still,
+    minus one. Wider than the limit above: a small student may well lose a little on one day, and
+    every model and task has to pass."""
     min_calibration: float = 0.8
     """Models: lower bound of predicted over observed events that is still tolerated."""
     max_calibration: float = 1.25

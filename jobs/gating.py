@@ -92,7 +92,10 @@ def gate(config: RunConfig, name: str, frames: Mapping[str, pd.DataFrame]) -> Ve
         ),
         "teacher": lambda: suites.teacher(**_model_limits(config)),
         "family": lambda: suites.family(**_model_limits(config)),
-        "absorbed": lambda: suites.absorbed(**_model_limits(config)),
+        "absorbed": lambda: suites.absorbed(
+            **_model_limits(config)
+            | {"max_ne_regression_ratio": limits.max_absorbed_ne_regression_ratio}
+        ),
     }[name]()
     result = run_gate(
         name,

@@ -86,6 +86,7 @@ def tiny() -> Recipe:
             "timeline": Timeline(num_events=32),
             "teacher": _small(width=16, batch_size=256),
             "gates": Gates(num_resamples=100),
+            "resources": Resources(num_workers=1),
         }
     )
 
