@@ -4,8 +4,7 @@ A contract names the feeds (files, formats, columns, units), the time zone that 
 id rule, which surface belongs to which vertical and domain, the tasks with their attribution
 windows, and the features. Adding a log is writing one contract; no code.
 
-Column values are raw column names, or Spark SQL over raw columns as `{expr: ...}`. A contract is as
-trusted as code: whoever writes it chooses the SQL that runs.
+A contract is as trusted as code: whoever writes it chooses the SQL that runs.
 """
 
 from __future__ import annotations
@@ -16,187 +15,32 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.errors import ConfigError
+from jobs.feeds import (
+    AnyFeed,
+    AttributesFeed,
+    Duration,
+    EventsFeed,
+    ImpressionsFeed,
+    OutcomesFeed,
+    SequencesFeed,
+)
 from jobs.settings import Settings, checked
 from validation import tables
 
 _NAME = re.compile(r"^[a-z][a-z0-9_]*$")
-_DURATION = re.compile(r"^(\d+)\s*(s|m|h|d)$")
-_DURATION_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 IMPRESSION = "impression"
 """The event type that every shown ad contributes to `events`."""
 
 BASE_FEATURE_COLUMNS = ("user_id", "ad_id", "surface", "hour")
 """Columns every log has; `hour` is the hour of the day in the contract's time zone."""
-
-
-def _duration(value: Any) -> Any:
-    if isinstance(value, timedelta) or (isinstance(value, str) and value.startswith("P")):
-        return value  # P...: ISO 8601, as config.json has it
-    match = _DURATION.match(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"a duration is a number with s, m, h or d, such as 30m; found {value!r}")
-    return timedelta(seconds=int(match[1]) * _DURATION_SECONDS[match[2]])
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-
-
-class Column(Settings):
-    """How one canonical column is made from raw columns."""
-
-    column: str | None = None
-    """Name of a raw column."""
-    expr: str | None = None
-    """Spark SQL over raw columns (and, where said, over canonical ones)."""
-    unit: Literal["s", "ms", "us", "timestamp", "text"] = "timestamp"
-    """Of a time: seconds, milliseconds or microseconds since 1970 UTC, a timestamp, or ISO text."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Column:
-        if (self.column is None) == (self.expr is None):
-            raise ValueError("give exactly one of `column` and `expr`")
-        return self
-
-    @property
-    def sql(self) -> str:
-        """The Spark SQL that yields this column."""
-        return self.expr if self.expr is not None else f"`{self.column}`"
-
-
-def _column(value: Any) -> Any:
-    return {"column": value} if isinstance(value, str) else value
-
-
-ColumnSource = Annotated[Column, BeforeValidator(_column)]
-
-
-class Feed(Settings):
-    """What every feed says: where its raw files are and how they are read."""
-
-    path: str
-    """Path below the log's root; `{day}` stands for the arrival day (YYYY-MM-DD)."""
-    format: Literal["parquet", "csv", "jsonl", "delta"] = "parquet"
-    """File format."""
-    options: dict[str, str] = {}
-    """Reader options, passed to Spark."""
-    columns: dict[str, str] = {}
-    """Raw columns that must be there, with their Spark types; others are read but unused."""
-    consent: str | None = None
-    """Spark SQL that is true where the user agreed; other rows are excluded and counted."""
-    ready: str | None = None
-    """Path that appears when the day is complete, such as `impressions/day={day}/_SUCCESS`."""
-
-
-class InlineOutcome(Settings):
-    """An outcome that a log keeps as a flag on its impression's row."""
-
-    when: str
-    """Spark SQL that is true where the outcome happened. Here and below, `event_ts` and `known_ts`
-    are the impression's canonical times."""
-    event_ts: ColumnSource | None = None
-    """When it happened; the impression's time if left out or missing."""
-    known_ts: ColumnSource | None = None
-    """When the log knew it, never before the row; the row's known time if left out or missing."""
-    value: ColumnSource | None = None
-    """Its value (price, seconds), if any."""
-
-
-class ImpressionsFeed(Feed):
-    """One row per ad shown."""
-
-    kind: Literal["impressions"]
-    id: list[str]
-    """Raw columns that identify a row; several are hashed into one id."""
-    user_id: ColumnSource
-    ad_id: ColumnSource
-    surface: ColumnSource
-    event_ts: ColumnSource
-    """When the ad was shown."""
-    known_ts: ColumnSource | None = None
-    """When the log knew it (may use canonical `event_ts`); the time shown if left out."""
-    bid: ColumnSource | None = None
-    propensity: ColumnSource | None = None
-    context: dict[str, ColumnSource] = {}
-    """Further columns known at the impression, by feature name."""
-    outcomes: dict[str, InlineOutcome] = {}
-    """Outcomes kept as flags on the row, by outcome type."""
-    after_impression: list[str] = []
-    """Raw columns known only after the impression: refused as context."""
-
-
-class OutcomesFeed(Feed):
-    """One row per outcome, in a feed of its own, joined by impression id."""
-
-    kind: Literal["outcomes"]
-    id: list[str]
-    impression_id: list[str]
-    """Raw columns that make the impression's id, in the order of the impressions feed's `id`."""
-    outcome_type: ColumnSource
-    event_ts: ColumnSource
-    known_ts: ColumnSource | None = None
-    value: ColumnSource | None = None
-
-
-class EventsFeed(Feed):
-    """One row per user action that is no impression of ours: organic views, searches, purchases."""
-
-    kind: Literal["events"]
-    id: list[str]
-    user_id: ColumnSource
-    item_id: ColumnSource
-    surface: ColumnSource
-    event_type: ColumnSource
-    event_ts: ColumnSource
-    known_ts: ColumnSource | None = None
-    value: ColumnSource | None = None
-
-
-class SequencesFeed(Feed):
-    """One row per user with lists of items, oldest first, without times of their own.
-
-    The last item of each list is given `last_ts`; earlier ones lie `spacing` apart before it. Such
-    events are flagged `time_is_synthetic` and become known at `last_ts`.
-    """
-
-    kind: Literal["sequences"]
-    user_id: ColumnSource
-    last_ts: ColumnSource
-    spacing: Duration = timedelta(seconds=60)
-    surface: str
-    sequences: dict[str, str]
-    """Raw list column by event type."""
-
-
-class AttributesFeed(Feed):
-    """One row per user or ad (and time) with attributes."""
-
-    kind: Literal["attributes"]
-    entity: Literal["user", "ad"]
-    key: ColumnSource
-    known_ts: ColumnSource | None = None
-    """When the row became known. Left out, a row in a day's folder is known by the end of the day;
-    a row in one file is undated, see `features.use_undated_attributes`."""
-    attributes: dict[str, ColumnSource]
-    """Attributes by name; the feature's name is `<entity>_<name>`."""
-
-    @property
-    def is_dated(self) -> bool:
-        """Whether it is told when a row became known."""
-        return self.known_ts is not None or "{day}" in self.path
-
-
-AnyFeed = Annotated[
-    ImpressionsFeed | OutcomesFeed | EventsFeed | SequencesFeed | AttributesFeed,
-    Field(discriminator="kind"),
-]
 
 
 class Vertical(Settings):

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from jobs import delta
 from jobs.command import JobSummary, log, main, write_json
 from jobs.config import RunConfig
-from jobs.contract import AttributesFeed, EventsFeed, Feed, OutcomesFeed, SequencesFeed
 from jobs.errors import ConfigError
-from jobs.spark import ingest
+from jobs.feeds import AttributesFeed, EventsFeed, Feed, OutcomesFeed, SequencesFeed
+from jobs.spark import ingest, verdicts
 from jobs.spark.raw import read_feed
 from jobs.spark.session import spark_session
 from jobs.spark.tables import read_table, write_days
@@ -190,7 +190,7 @@ class _Ingest:
         if not earlier or "{day}" not in feed.path:
             return judged
         known = read_table(self.spark, self.config.table(table), earlier)
-        return ingest.without_known(judged, key, known.select(key.removeprefix("_")))
+        return verdicts.without_known(judged, key, known.select(key.removeprefix("_")))
 
     def _settle(self, name: str, judged: DataFrame, *, acts: bool = True) -> DataFrame:
         """Compute the verdicts once; count them and set rejected rows aside.
@@ -203,12 +203,12 @@ class _Ingest:
         judged = judged.persist()
         self.judged.append(judged)
         first = self.contract.first_day
-        counted = ingest.count_verdicts(judged, first)
+        counted = verdicts.count_verdicts(judged, first)
         for day, verdict, rows in counted:
             if day in self.days and (acts or verdict not in _KEPT):
                 self.verdicts.append((name, day, verdict, rows))
         if any(day in self.days and verdict not in _HARMLESS for day, verdict, _ in counted):
-            self.quarantined.append(ingest.quarantine(judged, name, first))
+            self.quarantined.append(verdicts.quarantine(judged, name, first))
         return judged
 
     def _attributes(self) -> None:
@@ -261,8 +261,8 @@ class _Ingest:
         )
 
 
-_KEPT = {ingest.OK, ingest.DUPLICATE}
-_HARMLESS = {*_KEPT, ingest.NO_CONSENT}
+_KEPT = {verdicts.OK, verdicts.DUPLICATE}
+_HARMLESS = {*_KEPT, verdicts.NO_CONSENT}
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from jobs import days, delta
 from jobs.command import JobSummary, log
 from jobs.config import RunConfig
-from jobs.contract import AttributesFeed
 from jobs.errors import ConfigError
+from jobs.feeds import AttributesFeed
 from jobs.ingest_log import attribute_table
 from jobs.spark.features import with_attributes
 from jobs.spark.tables import read_table, write_days

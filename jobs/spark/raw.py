@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.command import log
-from jobs.contract import Column as ColumnSource
-from jobs.contract import Feed
 from jobs.errors import ConfigError
+from jobs.feeds import Column as ColumnSource
+from jobs.feeds import Feed
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem

@@ -16,7 +16,7 @@ from jobs.config import REPOSITORY
 
 DOMAINS = ["left", "right"]
 VERTICALS = ["left-main", "left-side", "right-main"]
-_LIGHT = ("__init__", "config", "contract", "errors", "recipes", "settings")
+_LIGHT = ("__init__", "config", "contract", "errors", "feeds", "recipes", "settings")
 _JOB = """\
 import json, sys, time
 from pathlib import Path

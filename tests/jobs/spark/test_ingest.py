@@ -1,50 +1,14 @@
-"""Every raw row gets one verdict, and a kept row one place in the tables."""
+"""Every kind of row is judged by its first fault, and a kept one has its place in the tables."""
 
-import json
 from datetime import date
 
 import pytest
-from pyspark.sql import functions as F
 
-from jobs.contract import LogContract
-from jobs.spark import ingest
-from jobs.spark.raw import ADDED
-from jobs.spark.tables import digest_by_day
-from tests.jobs.samples import contract, raw_contract
+from jobs.spark import ingest, verdicts
+from tests.jobs.samples import raw_contract
 from tests.jobs.spark.frames import by, frame, listed, micros, utc
+from tests.jobs.spark.judging import FIRST, FOLDERS, SHOWN, log, raw, verdict_by
 from validation import tables
-
-FIRST = date(2024, 3, 1)
-SHOWN = "id string, user string, ad string, place string, at timestamp, known timestamp"
-FOLDERS = {
-    "feeds__shown__path": "shown/{day}",
-    "feeds__acts__path": "acts/{day}",
-    "feeds__visits__path": "visits/{day}",
-}
-
-
-def raw(spark, schema, *rows, folder=None, bad=None):
-    """Raw rows as `read_feed` returns them."""
-    df = frame(spark, schema, *rows)
-    given = {"_source_file": "file", "_folder_day": folder, "_bad_column": bad, "_bad_row": None}
-    assert set(given) == set(ADDED)
-    kinds = dict.fromkeys(given, "string") | {"_folder_day": "date"}
-    return df.withColumns({n: F.lit(v).cast(kinds[n]) for n, v in given.items()})
-
-
-def log(**changes) -> LogContract:
-    """The small contract, reading plain timestamps."""
-    times = {
-        f"feeds__{feed}__{name}": {"column": column}
-        for feed in ("shown", "acts", "visits")
-        for name, column in (("event_ts", "at"), ("known_ts", "known"))
-    }
-    shown = {"feeds__shown__context": {"position": {"expr": "3"}}}
-    return contract(**{**times, **shown, **changes})
-
-
-def verdicts(judged, key="id"):
-    return by(judged, key, "_verdict")
 
 
 def test_an_impression_is_judged_by_its_first_fault(spark):
@@ -68,7 +32,7 @@ def test_an_impression_is_judged_by_its_first_fault(spark):
     }
     frames = [raw(spark, SHOWN, *[(key, *row) for key, row in rows.items()], (None, *good))]
     judged = ingest.judge_impressions(frames[0], log(), max_late_days=1)
-    assert verdicts(judged) == {
+    assert verdict_by(judged) == {
         "good": "ok",
         "no user": "null_user_id",
         "blank user": "null_user_id",
@@ -109,71 +73,6 @@ def test_a_row_in_a_folder_is_known_from_the_start_of_its_day_to_its_end(spark):
     }
 
 
-def test_an_unreadable_known_time_is_not_replaced_by_the_folders(spark):
-    rows = [("x", "u", "a", "feed", utc(1, 12), None)]
-    frames = raw(spark, SHOWN, *rows, folder=date(2024, 3, 2))
-    judged = ingest.judge_impressions(frames, log(**FOLDERS), max_late_days=1)
-    assert verdicts(judged) == {"x": "unreadable_time"}
-
-
-def test_of_several_copies_the_one_known_first_is_kept(spark):
-    rows = [
-        ("once", "u", "a", "feed", utc(2, 1), utc(2, 2)),
-        ("copied", "late", "a", "feed", utc(2, 1), utc(2, 3)),
-        ("copied", "first", "a", "feed", utc(2, 1), utc(2, 2)),
-        ("copied", None, "a", "feed", utc(2, 1), utc(2, 1)),
-    ]
-    judged = ingest.judge_impressions(raw(spark, SHOWN, *rows), log(), 1)
-    found = [(row["id"], row["user"], row["_verdict"]) for row in listed(judged, "id", "known_ts")]
-    assert found == [
-        ("copied", None, "null_user_id"),
-        ("copied", "first", "ok"),
-        ("copied", "late", "duplicate"),
-        ("once", "u", "ok"),
-    ]
-
-
-def test_exact_copies_leave_one_row_wherever_they_lie(spark):
-    rows = [("x", "u", "a", "feed", utc(2, 1), utc(2, 2))] * 3
-    kept = [
-        ingest.impressions(ingest.judge_impressions(df, log(), 1), log())
-        for df in (raw(spark, SHOWN, *rows), raw(spark, SHOWN, *rows).repartition(3))
-    ]
-    assert kept[0].count() == 1
-    assert digest_by_day(kept[0]) == digest_by_day(kept[1])
-
-
-def test_which_of_two_rows_known_at_once_is_kept_does_not_depend_on_their_order(spark):
-    rows = [("x", user, "a", "feed", utc(2, 1), utc(2, 2)) for user in "abcdef"]
-    found = set()
-    for order in (rows, rows[::-1], rows[3:] + rows[:3]):
-        judged = ingest.judge_impressions(raw(spark, SHOWN, *order), log(), 1)
-        found |= {row["user"] for row in listed(judged) if row["_verdict"] == "ok"}
-    assert len(found) == 1
-
-
-def test_a_copy_of_a_row_that_arrived_on_an_earlier_day_is_a_duplicate(spark):
-    rows = [(key, "u", "a", "feed", utc(2, 1), utc(2, 2)) for key in ("held", "new")]
-    rows.append(("bad", None, "a", "feed", utc(2, 1), utc(2, 2)))
-    judged = ingest.judge_impressions(raw(spark, SHOWN, *rows), log(), 1)
-    held = frame(spark, "impression_id string", ("held",), ("bad",))
-    again = ingest.without_known(judged, "_impression_id", held)
-    assert verdicts(again) == {"held": "duplicate", "new": "ok", "bad": "null_user_id"}
-
-
-def test_an_id_of_several_columns_needs_one_of_them(spark):
-    rows = [
-        ("1", "u", "a", "feed", utc(2, 1), utc(2, 2)),
-        (None, "v", "a", "feed", utc(2, 1), utc(2, 2)),
-        (None, None, "a", "feed", utc(2, 1), utc(2, 2)),
-    ]
-    settings = log(feeds__shown__id=["id", "user"], feeds__shown__user_id={"expr": "ad"})
-    judged = ingest.judge_impressions(raw(spark, SHOWN, *rows), settings, 1)
-    assert by(judged, "user", "_verdict") == {"u": "ok", "v": "ok", None: "null_impression_id"}
-    ids = by(judged, "user", "_impression_id")
-    assert (len(ids["u"]), len(ids["v"]), ids["u"] == ids["v"]) == (32, 32, False)
-
-
 def test_an_outcome_finds_its_impression_whatever_the_raw_columns_are_called(spark):
     """A raw column may have a canonical name: ids are made of what it held."""
     schema = "user string, event_ts string, day int, verdict string, known_ts string, ad string"
@@ -200,57 +99,6 @@ def test_an_outcome_finds_its_impression_whatever_the_raw_columns_are_called(spa
     assert ingest.outcome_events(happened, shown).count() == 1
 
 
-def test_a_rejected_row_is_kept_as_it_was(spark):
-    schema = "id string, user string, ad string, place string, event_ts string, known timestamp"
-    rows = [("x", "u", None, "feed", "soon", None), ("y", "u", "a", "feed", "2024-03-02", utc(3))]
-    settings = log(feeds__shown__event_ts={"column": "event_ts", "unit": "text"})
-    judged = ingest.judge_impressions(raw(spark, schema, *rows), settings, 1)
-    (rejected,) = listed(ingest.quarantine(judged, "shown", FIRST))
-    assert json.loads(rejected.pop("row")) == {
-        "id": "x",
-        "user": "u",
-        "place": "feed",
-        "event_ts": "soon",
-    }
-    assert rejected == {
-        "feed": "shown",
-        "reason": "null_ad_id",
-        "source_file": "file",
-        "day": FIRST,
-    }
-
-
-def test_a_rejected_row_lies_under_its_day_or_the_logs_first_where_it_has_none(spark):
-    rows = [
-        ("1970", "u", "a", "feed", utc(1).replace(year=1970), utc(1).replace(year=1970)),
-        ("never", "u", "a", "feed", None, None),
-        ("nobody", None, "a", "feed", utc(3), utc(4)),
-    ]
-    one_file = ingest.judge_impressions(raw(spark, SHOWN, *rows), log(), 1)
-    folder = raw(spark, SHOWN, *rows, folder=date(2024, 3, 6))
-    by_day = ingest.judge_impressions(folder, log(**FOLDERS), 9)
-    filed = [
-        by(ingest.quarantine(judged, "shown", FIRST), "reason", "day")
-        for judged in (one_file, by_day)
-    ]
-    reasons = ("impossible_time", "unreadable_time", "null_user_id")
-    assert filed == [
-        dict(zip(reasons, (FIRST, FIRST, date(2024, 3, 4)), strict=True)),
-        dict.fromkeys(reasons, date(2024, 3, 6)),
-    ]
-    assert ingest.count_verdicts(one_file, FIRST) == [
-        (FIRST, "impossible_time", 1),
-        (FIRST, "unreadable_time", 1),
-        (date(2024, 3, 4), "null_user_id", 1),
-    ]
-
-
-def test_a_value_that_does_not_fit_its_type_is_a_fault(spark):
-    rows = [("x", "u", "a", "feed", utc(2), utc(2))]
-    judged = ingest.judge_impressions(raw(spark, SHOWN, *rows, bad="price"), log(), 1)
-    assert verdicts(judged) == {"x": "bad_price"}
-
-
 @pytest.mark.parametrize("feed", ["shown", "acts", "visits", "past", "users"])
 def test_without_consent_a_row_is_excluded_and_not_kept(spark, feed):
     settings = log(
@@ -272,8 +120,8 @@ def test_without_consent_a_row_is_excluded_and_not_kept(spark, feed):
         "past": lambda: ingest.judge_sequences(df, of, settings),
         "users": lambda: ingest.judge_attributes(df, of, settings),
     }[feed]()
-    assert verdicts(judged) == {"yes": "ok", "no": "no_consent", "unknown": "no_consent"}
-    assert ingest.quarantine(judged, feed, FIRST).count() == 0
+    assert verdict_by(judged) == {"yes": "ok", "no": "no_consent", "unknown": "no_consent"}
+    assert verdicts.quarantine(judged, feed, FIRST).count() == 0
 
 
 def test_impressions_have_the_columns_of_their_table(spark):
@@ -319,7 +167,7 @@ def test_an_outcome_is_judged_by_its_first_fault(spark):
     judged = ingest.judge_outcomes(
         raw(spark, schema, *rows), "acts", settings.feeds["acts"], settings
     )
-    assert verdicts(judged) == {
+    assert verdict_by(judged) == {
         "good": "ok",
         "other type": "unknown_outcome_type",
         "no type": "null_outcome_type",
@@ -356,7 +204,7 @@ def test_an_event_is_judged_by_its_first_fault(spark):
     judged = ingest.judge_events(
         raw(spark, schema, *rows), "visits", settings.feeds["visits"], settings
     )
-    assert verdicts(judged) == {
+    assert verdict_by(judged) == {
         "good": "ok",
         "any surface": "ok",
         "no item": "null_item_id",
@@ -495,7 +343,7 @@ def test_lists_become_events_spaced_before_their_last(spark):
         "past:seen:u:2": ("seen", "8", utc(2, 23, 0, 5), *end),
         "past:liked:u:0": ("liked", "7", utc(2, 23, 0, 5), *end),
     }
-    assert ingest.count_verdicts(judged, FIRST) == [
+    assert verdicts.count_verdicts(judged, FIRST) == [
         (FIRST, "unreadable_time", 1),
         (date(2024, 3, 2), "null_user_id", 1),
         (date(2024, 3, 2), "ok", 1),

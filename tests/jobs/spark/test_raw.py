@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.config import day_start as python_day_start
-from jobs.contract import Column, EventsFeed
 from jobs.delta import write_arrow_day
 from jobs.errors import ConfigError
+from jobs.feeds import Column, EventsFeed
 from jobs.spark.raw import column, day_start, local_day, read_feed, time_column
 from tests.jobs.samples import COMMIT
 from tests.jobs.spark.frames import by, frame, utc

@@ -1,0 +1,179 @@
+"""What becomes of a raw row: its times, and its verdict.
+
+Every raw row gets a verdict: `ok`, `duplicate`, `no_consent`, or the reason why it is quarantined.
+Rows are told apart by the contract's id rule; of several copies the least (`known_ts`, row hash)
+wins, whatever day it arrived.
+
+A judged row keeps its raw columns and gains `event_ts` and `known_ts` (canonical, whatever the raw
+log calls so) and columns of ours that begin with an underscore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+from jobs.feeds import Column as ColumnSource
+from jobs.feeds import Feed
+from jobs.spark.raw import (
+    ADDED,
+    BAD_COLUMN,
+    BAD_ROW,
+    FOLDER_DAY,
+    SOURCE_FILE,
+    day_start,
+    local_day,
+    time_column,
+)
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+OK = "ok"
+DUPLICATE = "duplicate"
+NO_CONSENT = "no_consent"
+IMPOSSIBLE_TIME = "impossible_time"
+UNREADABLE_TIME = "unreadable_time"
+_EARLIEST_YEAR = 2000
+_LATEST_YEAR = 2100
+
+
+def with_raw(raw: DataFrame, feed: Feed, named: Mapping[str, Column]) -> DataFrame:
+    """Add columns that are made of the raw row alone, before any canonical name hides a raw one."""
+    from pyspark.sql import functions as F
+
+    columns = sorted(c for c in raw.columns if c not in ADDED)
+    consent = F.coalesce(F.expr(feed.consent), F.lit(False)) if feed.consent else F.lit(True)
+    return raw.withColumns(
+        {
+            **named,
+            "_row_hash": F.xxhash64(*columns),
+            "_consent": consent,
+            **{f"_raw_{c}": F.col(c) for c in columns if c.lower() in _CANONICAL},
+        }
+    )
+
+
+_CANONICAL = ("event_ts", "known_ts")
+
+
+def with_times(
+    raw: DataFrame,
+    feed: Feed,
+    named: Mapping[str, Column],
+    event_ts: ColumnSource,
+    known_ts: ColumnSource | None,
+    time_zone: str,
+) -> DataFrame:
+    """Add `event_ts`, `known_ts` and the arrival day."""
+    from pyspark.sql import functions as F
+
+    rows = with_raw(raw, feed, named).withColumn("event_ts", time_column(event_ts))
+    known = time_column(known_ts) if known_ts else F.col("event_ts")
+    rows = rows.withColumn("known_ts", not_before_folder(known, time_zone))
+    known_day = local_day(F.col("known_ts"), time_zone)
+    return rows.withColumns({"_known_day": known_day, "_day": F.coalesce(FOLDER_DAY, known_day)})
+
+
+def not_before_folder(known_ts: Column, time_zone: str) -> Column:
+    """A row cannot have been known before the day under which it arrived."""
+    from pyspark.sql import functions as F
+
+    start = day_start(F.col(FOLDER_DAY), time_zone)
+    # `greatest` passes over nulls, and would date a row by its folder whose time is unreadable.
+    return F.when(known_ts.isNotNull(), F.greatest(known_ts, start))
+
+
+def row_faults(*keys: str) -> list[Column]:
+    from pyspark.sql import functions as F
+
+    return [
+        F.when(~F.col("_consent"), F.lit(NO_CONSENT)),
+        F.when(F.col(BAD_COLUMN).isNotNull(), F.concat(F.lit("bad_"), BAD_COLUMN)),
+        *[
+            F.when(F.col(key).isNull() | (F.trim(key) == ""), F.lit(f"null_{key[1:]}"))
+            for key in keys
+        ],
+    ]
+
+
+def time_faults() -> list[Column]:
+    from pyspark.sql import functions as F
+
+    possible = F.year("event_ts").between(_EARLIEST_YEAR, _LATEST_YEAR)
+    return [
+        F.when(F.col("event_ts").isNull() | F.col("known_ts").isNull(), F.lit(UNREADABLE_TIME)),
+        F.when(~possible | (F.year("known_ts") > _LATEST_YEAR), F.lit(IMPOSSIBLE_TIME)),
+        F.when(F.col("event_ts") > F.col("known_ts"), F.lit("time_in_the_future")),
+        F.when(F.col("_known_day") > F.col("_day"), F.lit("known_after_arrival")),
+    ]
+
+
+def with_verdict(
+    rows: DataFrame, raw: DataFrame, faults: Sequence[Column], id_column: str | None
+) -> DataFrame:
+    """Add `_verdict`, the first fault of a row, and `_row`, the raw row of a rejected one."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    rows = rows.withColumn("_verdict", F.coalesce(*faults, F.lit(OK)))
+    originals = [
+        F.col(f"_raw_{c}" if c.lower() in _CANONICAL else c).alias(c)
+        for c in raw.columns
+        if c not in ADDED
+    ]
+    text = F.coalesce(F.col(BAD_ROW), F.to_json(F.struct(*originals)))
+    rows = rows.withColumn("_row", F.when(_is_rejected(), text))
+    if id_column is None:
+        return rows
+    same = Window.partitionBy(id_column, "_verdict").orderBy("known_ts", "_row_hash")
+    copy = (F.col("_verdict") == OK) & (F.row_number().over(same) > 1)
+    return rows.withColumn("_verdict", F.when(copy, F.lit(DUPLICATE)).otherwise(F.col("_verdict")))
+
+
+def quarantine(judged: DataFrame, feed_name: str, first_day: date) -> DataFrame:
+    """Rejected raw rows as JSON."""
+    from pyspark.sql import functions as F
+
+    return judged.where(_is_rejected()).select(
+        F.lit(feed_name).alias("feed"),
+        F.col("_verdict").alias("reason"),
+        F.col(SOURCE_FILE).alias("source_file"),
+        F.col("_row").alias("row"),
+        _filed_under(first_day).alias("day"),
+    )
+
+
+def count_verdicts(judged: DataFrame, first_day: date) -> list[tuple[date, str, int]]:
+    """(arrival day, verdict, rows)."""
+    rows = judged.groupBy(_filed_under(first_day).alias("day"), "_verdict").count().collect()
+    return sorted((row["day"], row["_verdict"], row["count"]) for row in rows)
+
+
+def without_known(judged: DataFrame, id_column: str, known_ids: DataFrame) -> DataFrame:
+    """Mark rows whose id an earlier arrival day already holds as duplicates."""
+    from pyspark.sql import functions as F
+
+    known = known_ids.select(
+        F.col(known_ids.columns[0]).alias(id_column), F.lit(True).alias("_held")
+    )
+    joined = judged.join(known, on=id_column, how="left")
+    again = F.col("_held").isNotNull() & (F.col("_verdict") == OK)
+    verdict = F.when(again, F.lit(DUPLICATE)).otherwise(F.col("_verdict"))
+    return joined.withColumn("_verdict", verdict).drop("_held")
+
+
+def _is_rejected() -> Column:
+    from pyspark.sql import functions as F
+
+    return ~F.col("_verdict").isin(OK, DUPLICATE, NO_CONSENT)
+
+
+def _filed_under(first_day: date) -> Column:
+    """Day under which a verdict is filed: the log's first where a row's own time is no time."""
+    from pyspark.sql import functions as F
+
+    no_time = F.col("_verdict").isin(UNREADABLE_TIME, IMPOSSIBLE_TIME)
+    own = F.when(no_time, F.col(FOLDER_DAY)).otherwise(F.col("_day"))
+    return F.coalesce(own, F.lit(first_day))
