@@ -91,10 +91,12 @@ def score_out_of_sample(
     kept = np.ones(packed.num_rows, bool) if reader.keep is None else reader.keep
     cards = [read_card(folder) for folder in checkpoints]
     ends = np.array([to_us(_learnt_until(card.learnt_until)) for card in cards])
-    # Of two that have learnt as much, a parent and a run's first that had nothing to learn, the
-    # later one scores.
     assert np.all(np.diff(ends) >= 0), "checkpoints are in order"
-    chosen = np.searchsorted(ends, packed.event_us, side="right") - 1
+    # Of two that have learnt as much, a parent and its child that had nothing to learn, the parent
+    # scores: a repeat has the same parent, and so writes the same rows.
+    first_alike = np.searchsorted(ends, ends)
+    last = np.searchsorted(ends, packed.event_us, side="right") - 1
+    chosen = np.where(last < 0, -1, first_alike[last])
     parts = []
     for index, (folder, card) in enumerate(zip(checkpoints, cards, strict=True)):
         rows = np.flatnonzero(kept & (chosen == index))

@@ -12,7 +12,7 @@ from jobs import delta
 from jobs.config import day_of
 from jobs.errors import ConfigError
 from jobs.training import trainee
-from jobs.training.checkpoints import load_model
+from jobs.training.checkpoints import load_checkpoint, load_model
 from jobs.training.inputs import to_us
 from jobs.training.scoring import (
     check_out_of_sample,
@@ -106,6 +106,19 @@ def test_a_row_at_the_very_end_of_a_segment_is_scored_by_its_checkpoint(config, 
     scores = table(config)
     (at,) = [i for i, time in enumerate(scores["event_ts"].to_pylist()) if time == ENDS[1]]
     assert scores["trained_until"][at].as_py() == ENDS[1]
+
+
+def test_a_child_that_learnt_nothing_leaves_its_parents_scores(config, trained, tmp_path):
+    _, reader, folders = trained
+    held = load_checkpoint(folders[1])
+    card = replace(held.card, run_id="child")
+    card, learner = trainee.from_checkpoint(card, config.teacher, held)
+    trainee.save(tmp_path / "child", card, learner)
+    score_out_of_sample(config, NAME, reader, folders[:2])
+    parents = table(config)
+    score_out_of_sample(config, NAME, reader, [*folders[:2], tmp_path / "child"])
+    assert table(config).equals(parents)
+    assert "child" not in parents["scorer_run"].to_pylist()
 
 
 def test_rows_before_the_first_checkpoint_have_no_score(config, trained):
