@@ -18,7 +18,7 @@ from jobs.report.page import NAMES, beside, mlflow_uri
 WIDTH = 100
 MAX_LINES = 45
 _LABEL = 11
-_REASON_LINES = 5
+_REASON_LINES, _REMARK_LINES, _LABELLED_LINES = 5, 4, 4
 _MODEL, _TASK, _FIGURE = 20, 11, 8
 _LEFT_OUT = ("teacher", "base_rate")
 """Beside a model these would only fill columns: the teacher has rows of its own, and the base rate
@@ -33,7 +33,7 @@ def summarise(facts: Facts) -> str:
         f"{config.family} {config.plan.day}: {told}, peak {figures.size(facts.peak_memory_bytes)}",
         *_wrapped("", facts.outcome.sentence, 2),
         *_wrapped("  ", facts.outcome.reason, _REASON_LINES),
-        *(line for remark in facts.remarks for line in _wrapped("  ", remark, 2)),
+        *(line for remark in facts.remarks for line in _wrapped("  ", remark, _REMARK_LINES)),
         "",
         *_labelled("Rows", _rows(facts)),
         *_labelled("Tables", ", ".join(f"{t.name} v{t.version}" for t in facts.tables if t.pinned)),
@@ -140,15 +140,15 @@ def _title(model: Model) -> str:
 
 
 def _labelled(label: str, text: str) -> list[str]:
-    lines = textwrap.wrap(text, WIDTH - _LABEL, break_on_hyphens=False)
+    lines = _wrapped("", text, _LABELLED_LINES, WIDTH - _LABEL)
     heads = [label, *[""] * len(lines)]
     return [f"{head:<{_LABEL}}{line}" for head, line in zip(heads, lines, strict=False)]
 
 
-def _wrapped(indent: str, text: str, most: int) -> list[str]:
+def _wrapped(indent: str, text: str, most: int, width: int = WIDTH) -> list[str]:
     return textwrap.wrap(
         text,
-        WIDTH,
+        width,
         initial_indent=indent,
         subsequent_indent=indent,
         max_lines=most,
