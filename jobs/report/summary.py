@@ -65,10 +65,9 @@ def _rows(facts: Facts) -> str:
 def _slowest(facts: Facts) -> str:
     ran = sorted((job for job in facts.jobs if job.ran and not job.inner), key=lambda j: -j.seconds)
     words = [f"{job.title} {figures.duration(job.seconds)}" for job in ran[:4]]
+    words += ["…"] if len(ran) > len(words) else []
     missing = sum(not job.ran for job in facts.jobs)
-    return (
-        f"{', '.join(words)}, …" + (f"; {missing} not run" if missing else "") if words else "none"
-    )
+    return (", ".join(words) or "none") + (f"; {missing} not run" if missing else "")
 
 
 def _table(facts: Facts) -> Iterator[str]:

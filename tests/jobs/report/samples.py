@@ -114,6 +114,11 @@ def figures(model: str = TEACHER, task: str = "click", **changes: Any) -> dict[s
     return values | changes
 
 
+def of(domain: str) -> dict[str, str]:
+    """What marks a record as one of a domain."""
+    return {"slice_kind": "domain", "slice": domain}
+
+
 def absorbed(model: str = TEACHER, task: str = "click", **changes: Any) -> dict[str, Any]:
     """A record of the pass over the gate window."""
     values = {
@@ -146,10 +151,10 @@ def promoted(config: RunConfig, **changes: Any) -> RunConfig:
     details = {"promoted": True, "champion": 2, "reason": "All gates passed.", "versions": {}}
     job(config, "promote_family", started=2e9, details=details | changes)
     all_gates(config)
-    names = [TEACHER, "shop-app", "shop"]
-    overall = [figures(name, task) for name in names for task in ("click", "buy")]
-    leave(config, "metrics_teacher", *overall[:2])
-    leave(config, "metrics_family", *overall[2:])
+    tasks = ("click", "buy")
+    leave(config, "metrics_teacher", *(figures(task=task) for task in tasks))
+    of_domain = [figures("shop-app", task, **of("app")) for task in tasks]
+    leave(config, "metrics_family", *of_domain, *(figures("shop", task) for task in tasks))
     leave(config, "metrics_absorbed", absorbed(), absorbed(task="buy", versus_value=0.0031))
     return config
 

@@ -33,7 +33,7 @@ def test_a_model_of_an_ended_run_has_no_figures(tmp_path):
 
 def test_slices_are_not_among_the_overall_figures(tmp_path):
     config = samples.first_run(tmp_path)
-    of_domain = figures(slice_kind="domain", slice="app")
+    of_domain = figures(**samples.of("app"))
     samples.leave(config, "metrics_teacher", figures(), of_domain)
     teacher = model_of(config, TEACHER)
     assert [[r.slice for r in rs] for rs in (teacher.overall, teacher.slices)] == [["all"], ["app"]]
