@@ -39,7 +39,8 @@ def job(config: RunConfig, name: str, part: str | None = None, **values: Any) ->
     failed = values.pop("failed", None)
     if failed is not None:
         values["details"] = {"failed": failed}
-    summary = JobSummary(job=name, part=part, **({"started": 1.0, "seconds": 1.0} | values))
+    values = {"started": 1.0, "seconds": 1.0} | values
+    summary = JobSummary(job=name, part=part, **values)
     file = name if part is None else f"{name}-{part}"
     write_json(config.run_folder / "summaries" / f"{file}.json", asdict(summary))
 

@@ -51,7 +51,7 @@ def data(tmp_path_factory):
     """Two days of examples, of which the run wrote the last."""
     config = samples.first_run(tmp_path_factory.mktemp("home"))
     write(config, "examples", examples([1, 0], [1, 1], 2), BEFORE)
-    write(config, "examples", examples([1, 0, 0, 1], [None] * 4), DAY)
+    write(config, "examples", examples([1, 0, 0, 0], [None] * 4), DAY)
     samples.job(config, "build_tables", outputs={"examples": 1})
     return read_data(config, read_tables(config, read_jobs(config)))
 
@@ -78,7 +78,7 @@ def test_rates_of_days_are_in_order(data):
 
 
 def test_a_rate_is_a_share_of_the_labels(data):
-    assert [day.rates["click"] for day in data.rates] == [0.5, 0.5]
+    assert [day.rates["click"] for day in data.rates] == [0.5, 0.25]
 
 
 def test_a_rate_without_labels_does_not_exist(data):

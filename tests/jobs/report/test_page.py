@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_a_figure_of_too_few_rows_has_no_interval(tmp_path):
 
 def test_an_undefined_figure_is_told_with_its_reason(tmp_path):
     config = samples.promoted(samples.daily_run(tmp_path))
-    undefined = {"ne": None, "ne_low": None, "ne_high": None, "versus_value": None}
+    undefined: dict[str, Any] = {"ne": None, "ne_low": None, "ne_high": None, "versus_value": None}
     samples.leave(config, "metrics_teacher", figures(positives=0, judged=False, **undefined))
     (found,) = [r for r in rows(section(page(config), "family")) if r[0] == "shop-teacher"]
     assert found[4] == "– no positives"
@@ -166,7 +167,12 @@ def test_absorbed_draws_a_glyph_a_row(whole):
 
 def test_absorbed_tells_why_a_figure_is_undefined(tmp_path):
     config = samples.promoted(samples.daily_run(tmp_path))
-    nothing = {"ne": None, "ne_judged": None, "calibration": None, "versus_value": None}
+    nothing: dict[str, Any] = {
+        "ne": None,
+        "ne_judged": None,
+        "calibration": None,
+        "versus_value": None,
+    }
     few = absorbed(positives=0, judged=False, **nothing)
     samples.leave(config, "metrics_absorbed", few)
     _, found = rows(section(page(config), "absorbed"))

@@ -24,7 +24,7 @@ def gate_of(config, name):
     return next(gate for gate in read_gates(config) if gate.name == name)
 
 
-def outcome(config, jobs, gates=GATES, champion=1):
+def outcome(config, jobs, gates=GATES, champion: int | None = 1):
     return find_outcome(config, jobs, gates, champion)
 
 

@@ -18,13 +18,13 @@ def lines(config):
 def wide_run(home, num_domains):
     """A refused run of many domains, with every text as long as it can get."""
     domains = {
-        f"domain_{i}": {"verticals": {"feed": {"surfaces": [f"surface_{i}"]}}}
+        f"domain_of_a_long_name_{i}": {"verticals": {"feed": {"surfaces": [f"surface_{i}"]}}}
         for i in range(num_domains)
     }
     contract = logs.contract(domains=domains)
     config = samples.first_run(home, contract=contract)
     samples.jobs_until(config, "judge_family", train_teacher={"learnt": 0})
-    versions = {f"teacher_scores/shop-domain_{i}": 0 for i in range(num_domains)}
+    versions = {f"teacher_scores/shop-{name}": 0 for name in domains}
     samples.job(config, "score_teacher", outputs=versions)
     for name in versions:
         logs.hold(config, name, [logs.DAY])
