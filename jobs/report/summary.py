@@ -80,6 +80,9 @@ def _table(facts: Facts) -> Iterator[str]:
     others = [key for key in beside([record for _, record in records]) if key not in _LEFT_OUT]
     yield ""
     yield from _wrapped("", f"NE in the gate window, {window} {zone}; lower is better", 2)
+    if not all(record.judged for _, record in records):
+        # Above the rows, because a long table is cut at its end.
+        yield "* too small to judge"
     heads = ["NE", *(NAMES.get(key, key) for key in others), "AUC", "calib."]
     titles = "".join(f"{head[:_FIGURE]:>{_FIGURE}} " for head in heads)
     yield f"{'model':<{_MODEL}}{'task':<{_TASK}}{titles}".rstrip()
@@ -88,8 +91,6 @@ def _table(facts: Facts) -> Iterator[str]:
         name = "" if model is before else _title(model)
         yield f"{_cut(name, _MODEL)}{_cut(record.task, _TASK)}" + _figures(record, others)
         before = model
-    if not all(record.judged for _, record in records):
-        yield "* too small to judge"
     yield ""
 
 

@@ -77,6 +77,12 @@ def test_a_figure_of_too_few_rows_is_marked(tmp_path):
     assert "* too small to judge" in found
 
 
+def test_a_table_that_is_cut_still_explains_its_marks(tmp_path):
+    config = wide_run(tmp_path, 40)
+    samples.leave(config, "metrics_teacher", figures(judged=False))
+    assert "* too small to judge" in lines(config)
+
+
 def test_an_undefined_figure_keeps_its_column(tmp_path):
     config = samples.promoted(samples.daily_run(tmp_path))
     samples.leave(config, "metrics_teacher", figures(ne=None))
