@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from jobs.config import RunConfig
+from jobs.report import figures
 from jobs.report.data import Data, read_data
 from jobs.report.lineage import Lineage, read_lineage
 from jobs.report.models import Model, Record, read_models
@@ -62,7 +64,7 @@ class Facts:
         if self.teacher.learnt == 0:
             found.append(
                 "No label matured between what the parent had learnt and the gate window, so the "
-                "models that were judged have the parent's weights."
+                "models that were judged have the parent's weights." + _absorbed(self.teacher)
             )
         off = [name for gate in self.gates for name in gate.disabled]
         if off:
@@ -115,6 +117,21 @@ def gather(config: RunConfig) -> Facts:
         vocabulary=read_vocabulary(config, tables),
         lineage=lineage,
         written=datetime.now(UTC),
+    )
+
+
+def _absorbed(teacher: Model) -> str:
+    """What learning the gate window gave the teacher; nothing if it never came to that."""
+    changes = [
+        f"{figures.change(record.versus.value)} ({record.task})"
+        for record in teacher.absorbed
+        if not math.isnan(record.versus.value)
+    ]
+    if not changes:
+        return ""
+    return (
+        " Predicting each label before learning it, the pass over the window changed the "
+        f"teacher's NE by {', '.join(changes)}."
     )
 
 

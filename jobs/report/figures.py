@@ -36,7 +36,7 @@ def decimal(value: float, digits: int = 4) -> str:
 
 def count(value: float | None) -> str:
     """A count with thousands separators."""
-    return DASH if value is None or math.isnan(value) else f"{value:,.0f}"
+    return DASH if value is None or math.isnan(value) else f"{value:,.0f}".replace("-", MINUS)
 
 
 def rate(value: float, digits: int = 1) -> str:
@@ -67,9 +67,9 @@ def change_spread(interval: Interval) -> str:
 def size(num_bytes: float) -> str:
     """Bytes in decimal units."""
     value = num_bytes
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit in ("B", "kB") else f"{value:.1f} {unit}"
+    for unit, digits in (("B", 0), ("kB", 0), ("MB", 1), ("GB", 1)):
+        if round(value, digits) < 1000:
+            return f"{value:.{digits}f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
 
@@ -78,9 +78,9 @@ def duration(seconds: float) -> str:
     """Wall time."""
     if math.isnan(seconds):
         return DASH
-    if seconds < 10:
+    if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
-    if seconds < 120:
+    if round(seconds) < 120:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -102,7 +102,7 @@ def plain(value: Any) -> str:
     if isinstance(value, int):
         return count(value)
     if isinstance(value, float):
-        return DASH if math.isnan(value) else f"{value:.4g}".replace("-", MINUS)
+        return f"{value:.4g}".replace("-", MINUS) if abs(value) < 10_000 else count(value)
     low, to, high = str(value).partition(" to ")
     if to and _NUMBER.fullmatch(low) and _NUMBER.fullmatch(high):
         return f"{plain(float(low))} to {plain(float(high))}"

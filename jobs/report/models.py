@@ -34,7 +34,7 @@ class Record:
     positives: int
     judged: bool
     opponent: str
-    """`champion` or `log_odds`."""
+    """`champion`, `log_odds`, or `judged` for what was predicted while the window was learnt."""
     own: dict[str, Interval]
     """Metric to its value; bounds are NaN where no interval was estimated."""
     others: dict[str, dict[str, float]]
@@ -118,6 +118,8 @@ class Model:
     gains: list[Gain] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     learning: list[Learning] = field(default_factory=list)
+    absorbed: list[Record] = field(default_factory=list)
+    """Predictions made while the gate window was learnt, beside the model that stood still."""
     learnt: int | None = None
     """Rows learnt before the gate window."""
     trained_until: str | None = None
@@ -159,6 +161,7 @@ class _Reader:
         metrics = [*_rows(folder / "metrics_teacher.json"), *_rows(folder / "metrics_family.json")]
         self.records = [_record(row) for row in metrics]
         self.gains = _rows(folder / "metrics_twins.json")
+        self.absorbed = [_record(row) for row in _rows(folder / "metrics_absorbed.json")]
         self.curves = [
             *_rows(folder / "reliability_teacher.json"),
             *_rows(folder / "reliability_family.json"),
@@ -186,6 +189,7 @@ class _Reader:
             gains=[_gain(row) for row in self.gains if row["model"] == name],
             curves=[_curve(row) for row in self.curves if row["model"] == name],
             learning=_learning(trained, tasks),
+            absorbed=[record for record in self.absorbed if record.model == name],
             learnt=trained.rows.get("learnt"),
             trial=trained.details.get("trial", {}),
             **self._registered(name, trained),

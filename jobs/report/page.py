@@ -106,6 +106,7 @@ def render(facts: Facts) -> str:
             drawn=[k for k in NAMES if any(c.key == k for m in members for c in m.curves)],
             slices=_slices(config, facts.teacher),
             learning=_learning(config, facts.models),
+            absorbed=absorbed(facts.models, config.gates.max_ne_regression_ratio),
             trained=facts.teacher.learnt is not None,
             brief=[m for m in facts.models if m.learning and not charts.learns_long_enough(m)],
         )
@@ -152,6 +153,18 @@ def comparisons(models: Sequence[Model], limit: float) -> list[Comparison]:
         allowed = limit if record.opponent == "champion" and record.kind == "overall" else 0.0
         versus = charts.interval_glyph(record.versus, far, allowed, charts.standing(record.versus))
         found.append(Comparison(model, record, gain, versus, twin))
+    return found
+
+
+def absorbed(models: Sequence[Model], limit: float) -> list[Comparison]:
+    """What learning the gate window changed, every model and task on one scale."""
+    pairs = [(model, record) for model in models for record in model.absorbed]
+    ends = charts.reach([record.versus for _, record in pairs if record.judged], limit)
+    found = []
+    for model, record in pairs:
+        css = charts.standing(record.versus)
+        drawing = charts.interval_glyph(record.versus, ends, limit, css)
+        found.append(Comparison(model, record, None, drawing, None))
     return found
 
 

@@ -18,7 +18,7 @@ from jobs.report.page import NAMES, beside, mlflow_uri
 WIDTH = 100
 MAX_LINES = 45
 _LABEL = 11
-_REASON_LINES = 5
+_REASON_LINES, _REMARK_LINES, _LABELLED_LINES = 5, 4, 4
 _MODEL, _TASK, _FIGURE = 20, 11, 8
 _LEFT_OUT = ("teacher", "base_rate")
 """Beside a model these would only fill columns: the teacher has rows of its own, and the base rate
@@ -33,7 +33,7 @@ def summarise(facts: Facts) -> str:
         f"{config.family} {config.plan.day}: {told}, peak {figures.size(facts.peak_memory_bytes)}",
         *_wrapped("", facts.outcome.sentence, 2),
         *_wrapped("  ", facts.outcome.reason, _REASON_LINES),
-        *(line for remark in facts.remarks for line in _wrapped("  ", remark, 2)),
+        *(line for remark in facts.remarks for line in _wrapped("  ", remark, _REMARK_LINES)),
         "",
         *_labelled("Rows", _rows(facts)),
         *_labelled("Tables", ", ".join(f"{t.name} v{t.version}" for t in facts.tables if t.pinned)),
@@ -65,10 +65,9 @@ def _rows(facts: Facts) -> str:
 def _slowest(facts: Facts) -> str:
     ran = sorted((job for job in facts.jobs if job.ran and not job.inner), key=lambda j: -j.seconds)
     words = [f"{job.title} {figures.duration(job.seconds)}" for job in ran[:4]]
+    words += ["…"] if len(ran) > len(words) else []
     missing = sum(not job.ran for job in facts.jobs)
-    return (
-        f"{', '.join(words)}, …" + (f"; {missing} not run" if missing else "") if words else "none"
-    )
+    return (", ".join(words) or "none") + (f"; {missing} not run" if missing else "")
 
 
 def _table(facts: Facts) -> Iterator[str]:
@@ -81,6 +80,9 @@ def _table(facts: Facts) -> Iterator[str]:
     others = [key for key in beside([record for _, record in records]) if key not in _LEFT_OUT]
     yield ""
     yield from _wrapped("", f"NE in the gate window, {window} {zone}; lower is better", 2)
+    if not all(record.judged for _, record in records):
+        # Above the rows, because a long table is cut at its end.
+        yield "* too small to judge"
     heads = ["NE", *(NAMES.get(key, key) for key in others), "AUC", "calib."]
     titles = "".join(f"{head[:_FIGURE]:>{_FIGURE}} " for head in heads)
     yield f"{'model':<{_MODEL}}{'task':<{_TASK}}{titles}".rstrip()
@@ -89,8 +91,6 @@ def _table(facts: Facts) -> Iterator[str]:
         name = "" if model is before else _title(model)
         yield f"{_cut(name, _MODEL)}{_cut(record.task, _TASK)}" + _figures(record, others)
         before = model
-    if not all(record.judged for _, record in records):
-        yield "* too small to judge"
     yield ""
 
 
@@ -140,15 +140,15 @@ def _title(model: Model) -> str:
 
 
 def _labelled(label: str, text: str) -> list[str]:
-    lines = textwrap.wrap(text, WIDTH - _LABEL, break_on_hyphens=False)
+    lines = _wrapped("", text, _LABELLED_LINES, WIDTH - _LABEL)
     heads = [label, *[""] * len(lines)]
     return [f"{head:<{_LABEL}}{line}" for head, line in zip(heads, lines, strict=False)]
 
 
-def _wrapped(indent: str, text: str, most: int) -> list[str]:
+def _wrapped(indent: str, text: str, most: int, width: int = WIDTH) -> list[str]:
     return textwrap.wrap(
         text,
-        WIDTH,
+        width,
         initial_indent=indent,
         subsequent_indent=indent,
         max_lines=most,
