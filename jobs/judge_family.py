@@ -149,11 +149,16 @@ def _verdict(records: list[dict[str, Any]], twins: list[dict[str, Any]]) -> str:
     better = sum(twin["twin_value"] < 0 for twin in twins if twin["judged"])
     compared = sum(twin["judged"] for twin in twins)
     worst = max(judged, key=lambda record: record["versus_value"])
-    return (
-        f"{len(judged)} figures judged against {worst['opponent']}, the least favourable being "
-        f"{worst['versus_value']:+.2%} NE ({worst['model']}, {worst['task']}); "
-        f"distillation helped in {better} of {compared}."
-    )
+    opponent = worst["opponent"].replace("_", "-")
+    if all(record["versus_value"] == 0 for record in judged):
+        figures = f"{len(judged)} figures, all equal to the {opponent}'s"
+    else:
+        change = f"{worst['versus_value']:+.2%}".replace("%", " %")
+        figures = (
+            f"{len(judged)} figures judged against the {opponent}, the least favourable being "
+            f"{change} NE ({worst['model']}, {worst['task']})"
+        )
+    return f"{figures}; distillation helped in {better} of {compared}."
 
 
 if __name__ == "__main__":

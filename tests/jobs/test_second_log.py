@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from datetime import UTC, date, datetime
 
 import pytest
@@ -292,6 +293,31 @@ def test_daily_runs_leave_the_same_tables_as_one_run_over_all_days(whole, daily)
         **dict.fromkeys(TABLES, 3),
         "quarantine": 1,
     }
+
+
+def test_a_changed_row_or_setting_changes_what_follows_from_it_and_nothing_else(
+    spark, settings, whole, tmp_path
+):
+    before = digests(whole[0])
+    home = shutil.copytree(whole[0].home, tmp_path / "home")
+    log = shutil.copytree(settings.log_uri, tmp_path / "log")
+    views = log / "views" / "2024-03-03" / "part.csv"
+    views.write_text(views.read_text().replace(";100;;y", ";200;;y"))
+    for changes, expected in (
+        ({}, {"impressions": DAYS[2:], "examples": DAYS[2:]}),
+        # Labels mature at other times, on every day.
+        ({"contract.tasks.click.window": "2h"}, {"labels": DAYS, "examples": DAYS}),
+    ):
+        changed = with_overrides(settings, {**changes, "log_uri": str(log)})
+        config = run_config(home, changed, DAYS[2])
+        run_job(config, ingest_log.build, spark=spark)
+        run_job(config, build_tables.build, spark=spark)
+        after = digests(config)
+        found = {
+            name: [d for d in DAYS if after[name].get(d) != before[name].get(d)] for name in before
+        }
+        assert {name: days for name, days in found.items() if days} == expected
+        before = after
 
 
 def test_an_outcome_waits_for_its_impression(daily):
