@@ -166,6 +166,8 @@ class Resources(Settings):
     spark_master: str = "local[2]"
     """Spark master URL, or a Spark Connect URL (`sc://`)."""
     spark_driver_memory: str = "2g"
+    spark_java_options: str = "-XX:+UseSerialGC"
+    """Options of the driver's JVM."""
     spark_shuffle_partitions: int = Field(default=4, ge=1)
     ray_address: str | None = None
     """Ray cluster address; a local Ray is started and stopped if left out."""

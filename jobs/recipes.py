@@ -24,6 +24,9 @@ from jobs.config import (
 from jobs.contract import load_contract
 from jobs.errors import ConfigError
 
+# A JVM that lives for a minute: its thorough compiler would cost more than it gains.
+_SMALL_LOG = Resources(spark_java_options="-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
+
 
 def kuairand() -> Recipe:
     """Retrain on the bundled log, ten days of KuaiRand-Pure.
@@ -53,7 +56,7 @@ def kuairand() -> Recipe:
         ),
         domain_student=Student(training=_small(width=16, batch_size=256)),
         vertical_student=Student(training=_small(width=16, batch_size=128)),
-        resources=Resources(),
+        resources=_SMALL_LOG,
     )
 
 
@@ -86,7 +89,7 @@ def tiny() -> Recipe:
             "timeline": Timeline(num_events=32),
             "teacher": _small(width=16, batch_size=256),
             "gates": Gates(num_resamples=100),
-            "resources": Resources(num_workers=1),
+            "resources": _SMALL_LOG.model_copy(update={"num_workers": 1}),
         }
     )
 

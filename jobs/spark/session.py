@@ -46,7 +46,7 @@ def spark_session(resources: Resources, home: str, name: str) -> Iterator[SparkS
         .appName(name)
         .config("spark.driver.memory", resources.spark_driver_memory)
         .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.extraJavaOptions", "-XX:+UseSerialGC")
+        .config("spark.driver.extraJavaOptions", resources.spark_java_options)
         .config("spark.local.dir", str(scratch))
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.ui.enabled", "false")
