@@ -106,11 +106,16 @@ def render(facts: Facts) -> str:
             drawn=[k for k in NAMES if any(c.key == k for m in members for c in m.curves)],
             slices=_slices(config, facts.teacher),
             learning=_learning(config, facts.models),
-            absorbed=absorbed(facts.models, config.gates.max_ne_regression_ratio),
+            absorbed=absorbed(facts.models, config.gates.max_absorbed_ne_regression_ratio),
             trained=facts.teacher.learnt is not None,
-            brief=[m for m in facts.models if m.learning and not charts.learns_long_enough(m)],
+            brief=[m for m in facts.models if _learnt(m) and not charts.learns_long_enough(m)],
         )
     )
+
+
+def _learnt(model: Model) -> bool:
+    """Whether some segment had enough labels for a figure."""
+    return any(not math.isnan(value) for line in model.learning for value in line.ne)
 
 
 def mlflow_uri(config: RunConfig) -> str:

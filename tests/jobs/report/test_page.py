@@ -144,6 +144,15 @@ def test_the_best_metric_of_a_row_is_shaded(whole):
     assert first.group(1) == "0.8500"
 
 
+def test_a_run_that_trained_on_nothing_says_so_without_a_table(tmp_path):
+    config = samples.promoted(samples.daily_run(tmp_path))
+    curve = [{"ends": "2024-03-05T23:00:00+00:00", "ne": [None, None]}]
+    samples.job(config, "train_teacher", rows={"learnt": 0}, details={"curve": curve})
+    found = section(page(config), "training")
+    assert "nothing was trained before it; what the window itself taught" in text(found)
+    assert rows(found) == []
+
+
 def test_absorbed_tells_both_models_and_their_difference(whole):
     heads, click, buy = rows(section(whole, "absorbed"))
     assert heads[2:] == [
