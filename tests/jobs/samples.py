@@ -113,9 +113,8 @@ def contract(**changes: Any) -> LogContract:
 
 def recipe(log: LogContract | None = None, **changes: Any) -> Recipe:
     """The smallest recipe, on a contract; its models read whole histories, however short."""
-    whole = {
-        f"{s}.training.network.num_events": None for s in ("domain_student", "vertical_student")
-    }
+    networks = ("teacher", "domain_student.training", "vertical_student.training")
+    whole = {f"{network}.network.num_events": None for network in networks}
     base = with_overrides(tiny(), whole)
     return base.model_copy(update={"contract": log or contract(), "name": "small", **changes})
 
