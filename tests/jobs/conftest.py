@@ -1,5 +1,6 @@
 """One Spark session for all tests of jobs, set up for small frames."""
 
+import logging
 import os
 
 import pytest
@@ -12,6 +13,9 @@ os.environ.setdefault(
     # A short-lived JVM: the quick compiler alone, with room for what it compiles.
     "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m",
 )
+
+# At the interpreter's end it would log to a stream that is closed by then.
+logging.getLogger("py4j").setLevel(logging.WARNING)
 
 SMALL_FRAMES = {
     # Planning and compiling would take longer than the few rows do.

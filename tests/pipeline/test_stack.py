@@ -67,7 +67,8 @@ class Stack:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout[done.stdout.index("[") :])[0]["dag_run_id"]
+        # Airflow logs to stdout too.
+        return json.loads(done.stdout[done.stdout.index("[{") :])[0]["dag_run_id"]
 
     def runs(self) -> dict[str, dict]:
         """Airflow's runs of the DAG, by id."""

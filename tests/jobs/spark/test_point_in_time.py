@@ -223,7 +223,7 @@ def home(tmp_path_factory):
 
 
 @settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     # Every step of shrinking would start Spark jobs; a failing log is small enough to read.
