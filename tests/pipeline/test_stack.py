@@ -33,8 +33,10 @@ class Stack:
         self.home = home
         airflow, mlflow = _free_ports(2)
         self.url = f"http://127.0.0.1:{airflow}"
+        # Without what other tests set to use Airflow in their own process.
+        shell = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
         self.environment = {
-            **os.environ,
+            **shell,
             "LAPIDARY_HOME": str(home),
             "AIRFLOW_PORT": str(airflow),
             "MLFLOW_PORT": str(mlflow),
