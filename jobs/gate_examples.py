@@ -9,7 +9,7 @@ Reads `examples`, `impressions` and `timelines` at the versions the run built. W
 # pyarrow.compute makes its functions when imported.
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
@@ -89,11 +89,10 @@ def _null_ratio(config: RunConfig, examples: pa.Table) -> float:
 
 
 def _task(config: RunConfig, task: str, examples: pa.Table) -> dict[str, Any]:
-    """Base rate of the run's last day beside that of the days before it."""
-    labels = examples[f"label_{task}"]
-    last = pc.equal(examples["day"], pa.scalar(config.plan.day))
-    now = labels.filter(last).drop_null()
-    before = _earlier_labels(config, task)
+    """Base rate of the labels that matured on the run's day, beside that of earlier ones."""
+    start = day_start(config.plan.day, config.contract.time_zone)
+    now = _matured(examples, task, start, config.plan.gate_end)
+    before = _matured(_earlier(config, task), task, None, start)
     rate = pc.mean(now).as_py() if len(now) else float("nan")
     usual = pc.mean(before).as_py() if len(before) else float("nan")
     shift = abs(rate / usual - 1.0) if len(before) and usual else 0.0
@@ -106,10 +105,23 @@ def _task(config: RunConfig, task: str, examples: pa.Table) -> dict[str, Any]:
     }
 
 
-def _earlier_labels(config: RunConfig, task: str) -> pa.ChunkedArray:
+def _matured(
+    examples: pa.Table, task: str, after: datetime | None, until: datetime
+) -> pa.ChunkedArray:
+    """Labels of a task that matured in (after, until]."""
+    mature = examples[f"mature_ts_{task}"]
+    inside = pc.less_equal(mature, pa.scalar(until))
+    if after is not None:
+        inside = pc.and_(inside, pc.greater(mature, pa.scalar(after)))
+    return examples[f"label_{task}"].filter(inside).drop_null()
+
+
+def _earlier(config: RunConfig, task: str) -> pa.Table:
+    """Examples of the days whose labels matured in the week before the run's day."""
     uri = config.table("examples")
     held = [d for d in delta.partition_days(delta.open_table(uri)) if d < config.plan.day]
-    return delta.read_days(uri, held[-7:], [f"label_{task}"])[f"label_{task}"].drop_null()
+    num_days = 7 + config.contract.tasks[task].window.days
+    return delta.read_days(uri, held[-num_days:], [f"label_{task}", f"mature_ts_{task}"])
 
 
 def _leaks(config: RunConfig, examples: pa.Table, version: int | None) -> np.ndarray:
