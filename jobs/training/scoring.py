@@ -103,7 +103,12 @@ def score_out_of_sample(
         if len(rows) == 0:
             continue
         scores = predict(load_model(folder), reader, rows)
-        columns = {f"p_{t}": scores[:, i] for i, t in enumerate(card.ranker_config.tasks)}
+        if config.plan.parent is None:
+            scores[:, _unlearnt(reader, kept, card.learnt_until)] = np.nan
+        columns = {
+            f"p_{task}": pa.array(scores[:, i], from_pandas=True)
+            for i, task in enumerate(card.ranker_config.tasks)
+        }
         parts.append(
             pa.table(
                 {
@@ -118,6 +123,15 @@ def score_out_of_sample(
             )
         )
     return _write(config, scorer, parts, packed)
+
+
+def _unlearnt(reader: Reader, kept: np.ndarray, until: datetime | None) -> np.ndarray:
+    """Tasks of which a first run's checkpoint has seen no label: bool, a value per task.
+
+    Of these it says what it was initialised to, which is nothing to learn from.
+    """
+    matured = reader.packed.matured(None, _learnt_until(until))[:, reader.tasks]
+    return np.logical_not(matured[kept].any(axis=0))
 
 
 def _write(
