@@ -26,6 +26,8 @@ from jobs.config import REPOSITORY, load_config
 from jobs.promotions import read_ledger
 from jobs.training.checkpoints import read_card
 
+pytestmark = pytest.mark.timeout(1200)
+
 FIRST, SECOND, THIRD = "2022-05-02", "2022-05-03", "2022-05-04"
 LOG = REPOSITORY / "infra" / "logs" / "kuairand_pure"
 TABLES = (

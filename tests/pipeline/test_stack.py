@@ -19,7 +19,8 @@ from jobs.config import REPOSITORY, day_of
 from jobs.promotions import read_ledger
 from jobs.recipes import simulated
 
-pytestmark = pytest.mark.slow
+# Three retrains, and the wait of one for another.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 DAY, EARLIER_DAY = "2022-05-03", "2022-05-02"
 RUN_SECONDS = 1500
