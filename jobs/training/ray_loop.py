@@ -74,7 +74,11 @@ def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, Segment
     from ray.train import RunConfig as RayRun
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from jobs.training.worker_deaths import KeepDeaths
+
     storage = config.run_folder / "ray"
+    deaths = storage / f"{job.name}-deaths.txt"
+    deaths.unlink(missing_ok=True)
     with _ray(resources, storage / f"{job.name}-logs"):
         trainer = TorchTrainer(
             worker,
@@ -93,6 +97,7 @@ def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, Segment
                 checkpoint_config=CheckpointConfig(
                     num_to_keep=len(job.segments), checkpoint_score_attribute=_SCORE
                 ),
+                callbacks=[KeepDeaths(deaths)],
             ),
         )
         try:
@@ -102,13 +107,27 @@ def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, Segment
                 if isinstance(failure, ConfigError):
                     raise failure from None
             raise
+    if deaths.exists():
+        log.info("%s: workers died and went on from a checkpoint; why: %s", job.name, deaths)
     assert result.best_checkpoints is not None
     ends = [
         (Path(checkpoint.path), _result(figures))
         for checkpoint, figures in result.best_checkpoints
         if figures[_SCORE]
     ]
+    _forget_others(storage / job.name, {folder for folder, _ in ends})
     return sorted(ends, key=lambda end: end[1].ends)
+
+
+def _forget_others(storage: Path, kept: set[Path]) -> None:
+    """Delete checkpoints that Ray does not know of.
+
+    A worker that dies between writing a checkpoint and the controller's hearing of it leaves one
+    that Ray itself never deletes.
+    """
+    for folder in storage.glob("checkpoint_*"):
+        if folder.is_dir() and folder not in kept:
+            shutil.rmtree(folder)
 
 
 @contextmanager

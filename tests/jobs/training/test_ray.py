@@ -1,6 +1,7 @@
 """Real Ray: how many workers there are, and whether they live, changes nothing but the time."""
 
 import os
+import re
 import tempfile
 import time
 import uuid
@@ -33,6 +34,7 @@ class Trained:
     config: RunConfig
     ends: list[tuple[Path, SegmentResult]]
     stderr: str = ""
+    deaths: str = ""
     processes: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
 
@@ -139,7 +141,7 @@ def undisturbed(world, tmp_path_factory):
         with stderr_into(home / "stderr"):
             ends = ray_loop.train_on_ray(config, job(reader))
     text = (home / "stderr").read_text()
-    return Trained(config, ends, text, left(mark), tuple(made))
+    return Trained(config, ends, text, processes=left(mark), scratch=tuple(made))
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +158,9 @@ def disturbed(world, tmp_path_factory):
         with pytest.raises(ConfigError, match="a planted fault"):
             ray_loop.train_on_ray(config, job(reader))
         after_failure = left(mark)
+        deaths = (config.run_folder / "ray" / "teacher-deaths.txt").read_text(encoding="utf-8")
         ends = ray_loop.train_on_ray(config, job(reader))
-    return Trained(config, ends, processes=after_failure + left(mark))
+    return Trained(config, ends, deaths=deaths, processes=after_failure + left(mark))
 
 
 def assert_same(one: Trained, two: Trained) -> None:
@@ -213,10 +216,12 @@ def test_checkpoints_follow_each_other(undisturbed):
     assert all(card.progress == [] for card in cards)
 
 
-def test_only_the_ends_of_segments_are_kept(undisturbed):
-    storage = undisturbed.config.run_folder / "ray" / "teacher"
+@pytest.mark.parametrize("training", ["undisturbed", "disturbed"])
+def test_only_the_ends_of_segments_are_kept(training, request):
+    trained = request.getfixturevalue(training)
+    storage = trained.config.run_folder / "ray" / "teacher"
     kept = sorted(path for path in storage.iterdir() if path.name.startswith("checkpoint_2"))
-    assert kept == sorted(folder for folder, _ in undisturbed.ends)
+    assert kept == sorted(folder for folder, _ in trained.ends)
 
 
 def test_no_process_is_left(undisturbed, disturbed):
@@ -226,6 +231,12 @@ def test_no_process_is_left(undisturbed, disturbed):
 def test_no_temporary_file_is_left(undisturbed):
     (scratch,) = [path for path in undisturbed.scratch if path.startswith("/tmp/lapidary-")]
     assert not Path(scratch).exists()
+
+
+def test_what_killed_a_worker_is_kept(disturbed):
+    killed, *_, refused = disturbed.deaths.splitlines()
+    assert re.search(r" worker [01]: \w+Error: \S", killed), killed
+    assert refused.endswith(" worker 1: ConfigError: rows: a planted fault; nothing to do")
 
 
 def test_the_logs_of_a_failure_are_kept(disturbed):
