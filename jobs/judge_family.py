@@ -27,7 +27,13 @@ from jobs.judge_teacher import add_opponent, log_figures
 from jobs.pack_examples import open_packed
 from jobs.training import plots
 from jobs.training.checkpoints import load_model
-from jobs.training.evaluation import compare_twin, gate_rows, judge, reliability
+from jobs.training.evaluation import (
+    compare_twin,
+    gate_rows,
+    judge,
+    reliability,
+    with_joint_bounds,
+)
 from jobs.training.inputs import Packed
 from jobs.training.scoring import predict, read_scores
 from jobs.training.segments import gate_segment
@@ -53,6 +59,7 @@ def run(config: RunConfig) -> JobSummary:
         twins += beside
         curves += shape
     records = pool.records() + records
+    twins = with_joint_bounds(twins)
     write_json(config.run_folder / METRICS, records)
     write_json(config.run_folder / TWINS, twins)
     write_json(config.run_folder / RELIABILITY, curves)

@@ -90,7 +90,7 @@ def tiny() -> Recipe:
             "teacher": _small(width=16, batch_size=256),
             "windows": Windows(baseline_days=2),
             # Models this small differ from their twins by chance.
-            "gates": Gates(num_resamples=100, disabled_checks=("family.twins.twin_low",)),
+            "gates": Gates(num_resamples=100, disabled_checks=("family.twins.twin_joint_low",)),
             "resources": _SMALL_LOG.model_copy(update={"num_workers": 1}),
         }
     )

@@ -83,6 +83,7 @@ TWINS: Columns = {
     "twin_value": "NE of the student over NE of its twin that was not distilled, minus one",
     "twin_low": "lower end of its 95 % interval",
     "twin_high": "upper end of its 95 % interval",
+    "twin_joint_low": "lower end of the intervals that hold for all judged rows at once, 95 %",
     "eta": "transfer ratio: share of the teacher's gain over the twin that the student keeps",
     "eta_reason": "why the transfer ratio is undefined; empty where it is defined",
 }

@@ -149,9 +149,10 @@ def family(
             _unique("family.twins.row", ["model", "task"], "Model and task occur once."),
             *_judged("family.twins", max_unjudged_ratio),
             *_figure(
-                "family.twins.twin_low",
-                "twin_low",
-                "No student is certain to be worse than its twin without distillation.",
+                "family.twins.twin_joint_low",
+                "twin_joint_low",
+                "No student is certain to be worse than its twin without distillation, with 95 % "
+                "confidence for all of them together.",
                 high=0,
                 where=judged,
             ),

@@ -122,6 +122,7 @@ def twins():
             "twin_value": -0.002,
             "twin_low": -0.005,
             "twin_high": 0.001,
+            "twin_joint_low": -0.006,
             "eta": 0.4,
             "eta_reason": "",
         }

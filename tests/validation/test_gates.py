@@ -278,7 +278,7 @@ def test_the_page_shows_every_check_and_every_figure(judge):
 
 
 def test_the_page_is_that_of_the_first_part_that_failed(judge, teacher_result):
-    frame = good_frames()["family"]["twins"].assign(twin_low=0.5)
+    frame = good_frames()["family"]["twins"].assign(twin_joint_low=0.5)
     result = judge("family", twins=frame)
     assert "4-family-twins" in result.page
     assert "3-teacher-overall" in teacher_result.page

@@ -119,8 +119,8 @@ BREAKS = {
         "family.twins.row": again,
         "family.twins.judged": put("judged", False),
         "family.twins.judged_known": put("judged", None),
-        "family.twins.twin_low": put("twin_low", 0.0001),
-        "family.twins.twin_low_known": put("twin_low", nan),
+        "family.twins.twin_joint_low": put("twin_joint_low", 0.0001),
+        "family.twins.twin_joint_low_known": put("twin_joint_low", nan),
     },
     ("absorbed", "models"): {
         "absorbed.row": again,
@@ -157,7 +157,7 @@ KEEPS = [
     ("teacher", "slices", both(put("versus_low", 0.0), put("versus_high", 0.5))),
     ("teacher", "slices", put("versus_low", 0.9, row=2)),
     ("teacher", "slices", put("calibration_low", 9.0, row=2)),
-    ("family", "twins", both(put("twin_low", -0.01), put("twin_high", 0.2))),
+    ("family", "twins", both(put("twin_low", 0.001), put("twin_high", 0.2))),
     ("family", "twins", put("eta", nan)),
     ("absorbed", "models", put("calibration_high", 0.1, row=2)),
 ]

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from jobs.config import Gates
-from jobs.training.evaluation import GateRows, compare_twin, gate_rows, judge
+from jobs.training.evaluation import (
+    GateRows,
+    compare_twin,
+    gate_rows,
+    judge,
+    with_joint_bounds,
+)
 from jobs.training.segments import Segment
 from model import metrics
 from tests.jobs.training import samples
@@ -184,3 +190,28 @@ def test_without_any_score_nothing_is_judged(gate):
     for record in compare_twin("m", TASKS, gate, twins(gate, teacher=nothing), LIMITS):
         assert (record["rows"], record["positives"], record["judged"]) == (0, 0, False)
         assert np.isnan(record["twin_value"])
+
+
+def test_equals_are_refused_once_in_forty_families_not_once_in_four():
+    draw = np.random.default_rng(5)
+    alone = jointly = 0
+    for _ in range(4000):
+        values = draw.normal(0, 0.001, 11)
+        family = [
+            {"judged": True, "twin_value": value, "twin_low": value - 1.96 * 0.001}
+            for value in values
+        ]
+        alone += any(twin["twin_low"] > 0 for twin in family)
+        jointly += any(twin["twin_joint_low"] > 0 for twin in with_joint_bounds(family))
+    assert alone / 4000 == pytest.approx(1 - 0.975**11, abs=0.02)
+    assert jointly / 4000 == pytest.approx(0.025, abs=0.008)
+
+
+def test_a_single_judged_twin_keeps_its_own_bound():
+    twins = [
+        {"judged": True, "twin_value": 0.003, "twin_low": 0.001},
+        {"judged": False, "twin_value": np.nan, "twin_low": np.nan},
+    ]
+    one, other = with_joint_bounds(twins)
+    assert one["twin_joint_low"] == pytest.approx(0.001, abs=1e-12)
+    assert np.isnan(other["twin_joint_low"])
