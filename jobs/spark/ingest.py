@@ -23,6 +23,7 @@ from jobs.spark.raw import (
 )
 from jobs.spark.verdicts import (
     OK,
+    UNKNOWN_SURFACE,
     UNREADABLE_TIME,
     not_before_folder,
     row_faults,
@@ -87,7 +88,7 @@ def judge_impressions(raw: DataFrame, contract: LogContract, max_late_days: int)
     faults = [
         *row_faults("_impression_id", "_user_id", "_ad_id", "_surface"),
         *time_faults(contract.earliest_year),
-        F.when(~F.col("_surface").isin(list(contract.surface_vertical)), F.lit("unknown_surface")),
+        F.when(~F.col("_surface").isin(list(contract.surface_vertical)), F.lit(UNKNOWN_SURFACE)),
         F.when(F.date_diff("_day", "_event_day") > max_late_days, F.lit("too_late")),
         *_flag_faults(contract),
     ]

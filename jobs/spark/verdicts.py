@@ -11,7 +11,8 @@ log calls so) and columns of ours that begin with an underscore.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 OK = "ok"
 DUPLICATE = "duplicate"
 NO_CONSENT = "no_consent"
+UNKNOWN_SURFACE = "unknown_surface"
 IMPOSSIBLE_TIME = "impossible_time"
 UNREADABLE_TIME = "unreadable_time"
 EPOCH_ZERO = "epoch_zero"
@@ -185,6 +187,47 @@ def count_verdicts(judged: DataFrame, first_day: date) -> list[tuple[date, str, 
     """(arrival day, verdict, rows)."""
     rows = judged.groupBy(_filed_under(first_day).alias("day"), "_verdict").count().collect()
     return sorted((row["day"], row["_verdict"], row["count"]) for row in rows)
+
+
+@dataclass(frozen=True)
+class VerdictProfile:
+    """What is known of a feed's rows with one verdict on one arrival day."""
+
+    day: date
+    verdict: str
+    rows: int
+    first: datetime | None
+    last: datetime | None
+    """Times of the first and the last row, UTC."""
+    example: str | None
+    """One of the rows as JSON, where they were rejected."""
+
+
+def profile_verdicts(judged: DataFrame, first_day: date, moment: str) -> list[VerdictProfile]:
+    """Like `count_verdicts`, with an example.
+
+    Args:
+        judged: Judged rows.
+        first_day: The log's first day.
+        moment: Column of a row's time.
+    """
+    from pyspark.sql import functions as F
+
+    grouped = judged.groupBy(_filed_under(first_day).alias("day"), "_verdict")
+    known = F.unix_micros(moment)
+    rows = grouped.agg(F.count(F.lit(1)), F.min(known), F.max(known), F.min("_row")).collect()
+    found = [
+        VerdictProfile(day, verdict, count, _utc(first), _utc(last), example)
+        for day, verdict, count, first, last, example in rows
+    ]
+    return sorted(found, key=lambda profile: (profile.day, profile.verdict))
+
+
+def _utc(micros: int | None) -> datetime | None:
+    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def without_known(judged: DataFrame, id_column: str, known_ids: DataFrame) -> DataFrame:
