@@ -27,9 +27,11 @@ from jobs.feeds import (
     AttributesFeed,
     Duration,
     EventsFeed,
+    Feed,
     ImpressionsFeed,
     OutcomesFeed,
     SequencesFeed,
+    columns_of,
 )
 from jobs.settings import Settings, checked
 from validation import tables
@@ -113,6 +115,8 @@ class LogContract(Settings):
     """First arrival day that the log holds."""
     last_day: date | None = None
     """Last arrival day of a closed log; none where the log grows daily."""
+    earliest_year: int = Field(default=2000, ge=1971, le=2100)
+    """Rows of earlier years are quarantined as `impossible_time`."""
     day_closes_after: Duration = timedelta(hours=1)
     """How long after midnight a day's rows may still arrive: the schedule's lag."""
     feeds: dict[str, AnyFeed]
@@ -237,6 +241,7 @@ def _check_feeds(contract: LogContract) -> None:
                 f"feeds.{name}.path: a feed of {feed.kind} in format {feed.format} has no folder "
                 f"per day; found {feed.path!r}"
             )
+        _check_columns(name, feed)
     impressions = contract.impressions
     for name, source in impressions.context.items():
         for column in impressions.after_impression:
@@ -245,6 +250,27 @@ def _check_feeds(contract: LogContract) -> None:
                     f"feeds: context {name!r} reads {column!r}, which is known only after the "
                     "impression; remove it from `context`"
                 )
+
+
+_NUMBERS = {"bid", "propensity", "value"}
+_TIMES = {"event_ts", "known_ts", "last_ts"}
+
+
+def _check_columns(feed_name: str, feed: Feed) -> None:
+    """Only text has listed values, and only a number a range."""
+    for place, source in columns_of(feed):
+        name = place.rsplit(".", 1)[-1]
+        numeric = name in _NUMBERS or place.startswith(("context.", "attributes."))
+        if source.has_range and not numeric:
+            raise ValueError(
+                f"feeds.{feed_name}.{place}: `min` and `max` are of numbers (bid, propensity, "
+                "value, context, attributes); remove them"
+            )
+        if source.values is not None and name in _TIMES | _NUMBERS:
+            raise ValueError(
+                f"feeds.{feed_name}.{place}: `values` are of text, not of times or numbers; "
+                "remove them"
+            )
 
 
 def _check_surfaces(contract: LogContract) -> None:

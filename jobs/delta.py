@@ -165,10 +165,19 @@ def read_days(
 
 def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:
     """The commit that wrote each day, where its files are still the day's files."""
+    return {day: commit for day, (_, commit) in _live(table).items()}
+
+
+def live_versions(table: DeltaTable | None) -> dict[date, int]:
+    """The version that wrote each day, where its files are still the day's files."""
+    return {day: version for day, (version, _) in _live(table).items()}
+
+
+def _live(table: DeltaTable | None) -> dict[date, tuple[int, PartitionCommit]]:
     if table is None:
         return {}
     live = paths_by_day(table)
-    found: dict[date, PartitionCommit] = {}
+    found: dict[date, tuple[int, PartitionCommit]] = {}
     for entry in table.history():
         text = entry.get(METADATA_KEY)
         if text is None:
@@ -176,7 +185,7 @@ def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:
         commit = PartitionCommit(**(json.loads(text) if isinstance(text, str) else text))
         day = date.fromisoformat(commit.day)
         if day not in found and live.get(commit.day) == set(commit.files):
-            found[day] = commit
+            found[day] = (entry["version"], commit)
     return found
 
 

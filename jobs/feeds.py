@@ -6,10 +6,11 @@ Column values are raw column names, or Spark SQL over raw columns as `{expr: ...
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from jobs.settings import Settings
 
@@ -26,7 +27,18 @@ def _duration(value: Any) -> Any:
     return timedelta(seconds=int(match[1]) * _DURATION_SECONDS[match[2]])
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+_DurationText = Annotated[str, Field(pattern=r"^(\d+\s*[smhd]|P.*)$", examples=["30m", "7d"])]
+Duration = Annotated[timedelta, BeforeValidator(_duration, json_schema_input_type=_DurationText)]
+
+
+def _text(value: Any) -> Any:
+    """A value as Spark casts it to text, for YAML reads `1`, `true` and `on` as no text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+_Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int | float | bool)]
 
 
 class Column(Settings):
@@ -38,12 +50,30 @@ class Column(Settings):
     """Spark SQL over raw columns (and, where said, over canonical ones)."""
     unit: Literal["s", "ms", "us", "timestamp", "text"] = "timestamp"
     """Of a time: seconds, milliseconds or microseconds since 1970 UTC, a timestamp, or ISO text."""
+    values: list[_Text] | dict[_Text, _Text] | None = None
+    """The values there are, or what each is called here; a row with another is quarantined as
+    `unknown_<column>`. Any value if left out; nothing is no value, and never unknown."""
+    min: float | None = None
+    """Least value of a number; a row with a lower one is quarantined as `impossible_<column>`."""
+    max: float | None = None
+    """Greatest value of a number; a row with a higher one is quarantined likewise."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Column:
         if (self.column is None) == (self.expr is None):
             raise ValueError("give exactly one of `column` and `expr`")
+        if self.values is not None and not self.values:
+            raise ValueError("`values` lists no value; found an empty list")
+        if self.values is not None and self.has_range:
+            raise ValueError("give `values` or a range (`min`, `max`); found both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"`min` is at most `max`; found {self.min:g} and {self.max:g}")
         return self
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the values are numbers within bounds."""
+        return self.min is not None or self.max is not None
 
     @property
     def sql(self) -> str:
@@ -55,7 +85,7 @@ def _column(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
 
 
-ColumnSource = Annotated[Column, BeforeValidator(_column)]
+ColumnSource = Annotated[Column, BeforeValidator(_column, json_schema_input_type=str | Column)]
 
 
 class Feed(Settings):
@@ -69,10 +99,48 @@ class Feed(Settings):
     """Reader options, passed to Spark."""
     columns: dict[str, str] = {}
     """Raw columns that must be there, with their Spark types; others are read but unused."""
+    where: str | None = None
+    """Spark SQL that is true for the rows that are this feed's, where one file holds those of
+    several; the others are counted, never quarantined."""
     consent: str | None = None
     """Spark SQL that is true where the user agreed; other rows are excluded and counted."""
     ready: str | None = None
     """Path that appears when the day is complete, such as `impressions/day={day}/_SUCCESS`."""
+
+    @field_validator("path", "ready")
+    @classmethod
+    def _below_the_log(cls, value: str | None) -> str | None:
+        if value is not None and (value.startswith("/") or ".." in value.split("/")):
+            raise ValueError(
+                f"a path lies below the log's root, without a leading / or ..; found {value!r}"
+            )
+        return value
+
+    def names(self, raw_column: str) -> bool:
+        """Whether a raw column is declared, or some expression reads it."""
+        name = re.compile(rf"(?<!\w){re.escape(raw_column)}(?!\w)", re.IGNORECASE)
+        return any(name.search(text) for text in [*self.columns, *_expressions(self)])
+
+
+_NO_EXPRESSIONS = {"kind", "entity", "path", "format", "options", "columns", "ready"}
+
+
+def _expressions(value: Any) -> Iterator[str]:
+    """Raw columns and SQL over them, wherever a feed has them."""
+    if isinstance(value, Column):
+        yield value.sql
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, Settings):
+        for name, inner in value:
+            if name not in _NO_EXPRESSIONS:
+                yield from _expressions(inner)
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _expressions(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _expressions(inner)
 
 
 class InlineOutcome(Settings):
@@ -177,3 +245,16 @@ AnyFeed = Annotated[
     ImpressionsFeed | OutcomesFeed | EventsFeed | SequencesFeed | AttributesFeed,
     Field(discriminator="kind"),
 ]
+
+
+def columns_of(feed: Settings) -> Iterator[tuple[str, Column]]:
+    """Every canonical column of a feed, with its place (`bid`, `context.position`)."""
+    for name, value in feed:
+        if isinstance(value, Column):
+            yield name, value
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                if isinstance(inner, Column):
+                    yield f"{name}.{key}", inner
+                elif isinstance(inner, Settings):
+                    yield from ((f"{name}.{key}.{p}", c) for p, c in columns_of(inner))

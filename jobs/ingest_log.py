@@ -1,9 +1,11 @@
 """Read the raw log through its contract into events, impressions, outcomes and attributes.
 
 Reads: the raw log. Writes: `impressions`, `outcomes`, `events`, `quarantine` and
-`attributes_<feed>`, one commit per arrival day, and `events.json` in the run's folder (rows by day
-and verdict, for the gate). Guarantees: a row is kept once, whatever copies arrive; a
-rejected row lies in quarantine with its reason; a day without rows replaces nothing.
+`attributes_<feed>`, one commit per arrival day, the raw columns of every day in `schemas`, and
+`events.json` in the run's folder (rows by day and verdict, for the gate). Guarantees: a row is kept
+once, whatever copies arrive; a rejected row lies in quarantine with its reason; a day without rows
+replaces nothing; columns that no longer fit the contract stop the job before it writes. Where later
+days are held already, the summary names those that may have to change: see `jobs.rebuild_days`.
 
     python -m jobs.ingest_log --config var/runs/<run>/config.json
 """
@@ -15,22 +17,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jobs import delta
+from jobs import delta, schemas
 from jobs.command import JobSummary, log, main, write_json
 from jobs.config import RunConfig
 from jobs.errors import ConfigError
 from jobs.feeds import AttributesFeed, EventsFeed, Feed, OutcomesFeed, SequencesFeed
 from jobs.spark import ingest, verdicts
-from jobs.spark.raw import read_feed
+from jobs.spark.raw import RawFeed, read_feed
 from jobs.spark.session import spark_session
 from jobs.spark.tables import read_table, write_days
 
 if TYPE_CHECKING:
+    from deltalake import DeltaTable
     from pyspark.sql import DataFrame, SparkSession
 
 PROFILE = "events.json"
+DERIVED = ("labels", "entity_features", "timelines", "examples")
+"""Tables by day that are made of the ingested ones."""
 
 
 def attribute_table(feed: str) -> str:
@@ -63,9 +68,12 @@ class _Ingest:
         self.quarantined: list[DataFrame] = []
         self.judged: list[DataFrame] = []
         self.orphans = 0
+        self.raw: dict[str, RawFeed] = {}
+        self.schema_changes: list[str] = []
 
     def run(self) -> JobSummary:
-        with _contract_mistakes():
+        with contract_mistakes():
+            self._read()
             shown, outcomes = self._impressions()
             events = None if shown is None else ingest.impression_events(shown)
             if shown is not None and outcomes is not None:
@@ -88,22 +96,47 @@ class _Ingest:
             if self.quarantined:
                 rejected = reduce(lambda a, b: a.unionByName(b), self.quarantined)
                 self._write("quarantine", rejected, ["feed", "reason", "row"])
+        self._record_columns()
         for frame in self.judged:
             frame.unpersist()
         return self._summary()
 
-    def _read(self, name: str) -> DataFrame | None:
-        feed = self.contract.feeds[name]
-        return read_feed(self.spark, name, feed, self.config.log_uri, self.days)
+    def _read(self) -> None:
+        """Read every feed; stop, before anything is written, where its columns no longer fit."""
+        held = schemas.held_columns(self.config.table(schemas.TABLE))
+        for name, feed in self.contract.feeds.items():
+            found = read_feed(self.spark, name, feed, self.config.log_uri, self.days)
+            if found is None:
+                continue
+            self.raw[name] = found
+            columns = self._columns(found)
+            self.schema_changes += schemas.changes(name, feed, columns, held.get(name, {}))
+        for text in self.schema_changes:
+            log.warning("the raw columns have changed: %s", text)
+
+    def _columns(self, raw: RawFeed) -> dict[date, schemas.Columns]:
+        first = self.contract.first_day
+        return {day or first: columns for day, columns in raw.columns.items()}
+
+    def _record_columns(self) -> None:
+        found = {name: self._columns(raw) for name, raw in self.raw.items()}
+        version = schemas.record(self.config.table(schemas.TABLE), found, self._commit())
+        self.outputs[schemas.TABLE] = version
+
+    def _judge(self, name: str) -> DataFrame | None:
+        """A feed's judged rows."""
+        if name not in self.raw:
+            return None
+        late = self.config.windows.max_late_days
+        return ingest.judge(self.raw[name].rows, name, self.contract, late)
 
     def _impressions(self) -> tuple[DataFrame | None, DataFrame | None]:
         """Impressions, and the outcomes that lie on their rows."""
         feed = self.contract.impressions
         name = next(n for n, f in self.contract.feeds.items() if f is feed)
-        raw = self._read(name)
-        if raw is None:
+        judged = self._judge(name)
+        if judged is None:
             return None, None
-        judged = ingest.judge_impressions(raw, self.contract, self.config.windows.max_late_days)
         judged = self._settle(
             name, self._without_earlier(judged, "_impression_id", "impressions", feed)
         )
@@ -113,10 +146,9 @@ class _Ingest:
         return shown, ingest.inline_outcomes(judged, self.contract)
 
     def _outcomes(self, name: str, feed: OutcomesFeed) -> DataFrame | None:
-        raw = self._read(name)
-        if raw is None:
+        judged = self._judge(name)
+        if judged is None:
             return None
-        judged = ingest.judge_outcomes(raw, name, feed, self.contract)
         return ingest.outcomes(
             self._settle(name, self._without_earlier(judged, "_outcome_id", "outcomes", feed))
         )
@@ -165,24 +197,25 @@ class _Ingest:
         held = read_table(self.spark, self.config.table("impressions"), earlier)
         return held if shown is None else held.unionByName(shown, allowMissingColumns=True)
 
+    def _open(self, table: str) -> DeltaTable | None:
+        return delta.open_table(self.config.table(table))
+
     def _held(self, table: str) -> list[date]:
-        return delta.partition_days(delta.open_table(self.config.table(table)))
+        return delta.partition_days(self._open(table))
 
     def _events(self, name: str, feed: EventsFeed) -> DataFrame | None:
-        raw = self._read(name)
-        if raw is None:
+        judged = self._judge(name)
+        if judged is None:
             return None
-        judged = ingest.judge_events(raw, name, feed, self.contract)
         return ingest.organic_events(
             self._settle(name, self._without_earlier(judged, "_event_id", "events", feed))
         )
 
     def _sequences(self, name: str, feed: SequencesFeed) -> DataFrame | None:
-        raw = self._read(name)
-        if raw is None:
+        judged = self._judge(name)
+        if judged is None:
             return None
-        judged = self._settle(name, ingest.judge_sequences(raw, feed, self.contract), acts=False)
-        return ingest.sequence_events(judged, name, feed)
+        return ingest.sequence_events(self._settle(name, judged, acts=False), name, feed)
 
     def _without_earlier(self, judged: DataFrame, key: str, table: str, feed: Feed) -> DataFrame:
         """Mark copies of rows that arrived before this range; one file holds those rows itself."""
@@ -215,11 +248,9 @@ class _Ingest:
         for name, feed in self.contract.feeds.items():
             if not isinstance(feed, AttributesFeed):
                 continue
-            raw = self._read(name)
-            if raw is not None:
-                judged = ingest.judge_attributes(raw, feed, self.contract)
-                judged = self._settle(name, judged, acts=False)
-                rows = ingest.attributes(judged, feed)
+            judged = self._judge(name)
+            if judged is not None:
+                rows = ingest.attributes(self._settle(name, judged, acts=False), feed)
                 daily = "{day}" in feed.path
                 days = self.days if daily else [self.contract.first_day]
                 self._write(attribute_table(name), rows, ["entity_id", "known_ts"], days)
@@ -233,12 +264,37 @@ class _Ingest:
 
         days = days or self.days
         kept = df.where(F.col("day").isin(days))
-        context = {"run_id": self.config.run.run_id, "config_hash": self.config.run.config_hash}
-        commit = {**context, "code_hash": self.config.run.code_hash, "inputs": {}}
-        written = write_days(kept, self.config.table(table), days=days, order=order, commit=commit)
+        uri = self.config.table(table)
+        written = write_days(kept, uri, days=days, order=order, commit=self._commit())
         self.outputs[table] = written.version
         self.rows[table] = self.rows.get(table, 0) + sum(written.rows.values())
         log.info("%s: %d rows, %d days changed", table, self.rows[table], len(written.changed))
+
+    def _commit(self) -> dict[str, Any]:
+        run = self.config.run
+        context = {"run_id": run.run_id, "config_hash": run.config_hash}
+        return {**context, "code_hash": run.code_hash, "inputs": {}}
+
+    def _stale_days(self) -> dict[str, list[str]]:
+        """Days after the run's own that were made before one of the run's days was last changed.
+
+        Of copies of a row the one on the earliest day is kept, and what is derived of a day reads
+        the days before it. Told from the tables' versions, so that a repeat after a crash knows.
+        """
+        held = {table: delta.live_versions(self._open(table)) for table in self.outputs}
+        changed = {
+            table: max([version for day, version in days.items() if day in self.days], default=-1)
+            for table, days in held.items()
+        }
+        last = self.days[-1]
+        stale = {
+            table: [day for day in days if day > last and days[day] < changed[table]]
+            for table, days in held.items()
+            if table not in ("quarantine", schemas.TABLE)
+        }
+        if any(stale.values()):
+            stale |= {table: [d for d in self._held(table) if d > last] for table in DERIVED}
+        return {t: [str(day) for day in sorted(days)] for t, days in stale.items() if days}
 
     def _summary(self) -> JobSummary:
         totals = Counter[str]()
@@ -249,6 +305,20 @@ class _Ingest:
             for feed, day, verdict, rows in self.verdicts
         ]
         write_json(self.config.run_folder / PROFILE, profile)
+        stale = self._stale_days()
+        if stale:
+            log.warning(
+                "days after %s may have changed with it; run jobs.rebuild_days with this "
+                "run's configuration: %s",
+                self.days[-1],
+                stale,
+            )
+        others = {name: raw.num_others for name, raw in self.raw.items() if raw.num_others}
+        told = {
+            "schema_changes": self.schema_changes,
+            "stale_days": stale,
+            "rows_of_other_feeds": others,
+        }
         return JobSummary(
             job="ingest_log",
             outputs=self.outputs,
@@ -257,6 +327,7 @@ class _Ingest:
                 "verdicts": dict(totals),
                 "days": len(self.days),
                 "outcomes_without_impression": self.orphans,
+                **{name: value for name, value in told.items() if value},
             },
         )
 
@@ -266,7 +337,7 @@ _HARMLESS = {*_KEPT, verdicts.NO_CONSENT}
 
 
 @contextmanager
-def _contract_mistakes() -> Iterator[None]:
+def contract_mistakes() -> Iterator[None]:
     """Tell an expression that Spark cannot resolve or compute as a mistake in the contract."""
     from pyspark.errors import (
         AnalysisException,

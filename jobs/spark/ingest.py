@@ -12,7 +12,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from jobs.contract import IMPRESSION, LogContract
-from jobs.feeds import AttributesFeed, EventsFeed, OutcomesFeed, SequencesFeed
+from jobs.feeds import AttributesFeed, EventsFeed, ImpressionsFeed, OutcomesFeed, SequencesFeed
 from jobs.feeds import Column as ColumnSource
 from jobs.spark.raw import (
     FOLDER_DAY,
@@ -23,10 +23,12 @@ from jobs.spark.raw import (
 )
 from jobs.spark.verdicts import (
     OK,
+    UNKNOWN_SURFACE,
     UNREADABLE_TIME,
     not_before_folder,
     row_faults,
     time_faults,
+    value_fault,
     with_raw,
     with_times,
     with_verdict,
@@ -43,6 +45,27 @@ def context_types(contract: LogContract) -> dict[str, str]:
     return {
         name: "double" if name in numeric else "string" for name in contract.impressions.context
     }
+
+
+def judge(raw: DataFrame, name: str, contract: LogContract, max_late_days: int) -> DataFrame:
+    """A feed's rows, each with a verdict.
+
+    Args:
+        raw: Its rows as `read_feed` returns them.
+        name: Its name.
+        contract: The log's contract.
+        max_late_days: Days after which an impression is too late.
+    """
+    feed = contract.feeds[name]
+    if isinstance(feed, ImpressionsFeed):
+        return judge_impressions(raw, contract, max_late_days)
+    if isinstance(feed, OutcomesFeed):
+        return judge_outcomes(raw, name, feed, contract)
+    if isinstance(feed, EventsFeed):
+        return judge_events(raw, name, feed, contract)
+    if isinstance(feed, SequencesFeed):
+        return judge_sequences(raw, feed, contract)
+    return judge_attributes(raw, feed, contract)
 
 
 def judge_impressions(raw: DataFrame, contract: LogContract, max_late_days: int) -> DataFrame:
@@ -64,11 +87,23 @@ def judge_impressions(raw: DataFrame, contract: LogContract, max_late_days: int)
     rows = rows.withColumn("_event_day", local_day(F.col("event_ts"), contract.time_zone))
     faults = [
         *row_faults("_impression_id", "_user_id", "_ad_id", "_surface"),
-        *time_faults(),
-        F.when(~F.col("_surface").isin(list(contract.surface_vertical)), F.lit("unknown_surface")),
+        *time_faults(contract.earliest_year),
+        F.when(~F.col("_surface").isin(list(contract.surface_vertical)), F.lit(UNKNOWN_SURFACE)),
         F.when(F.date_diff("_day", "_event_day") > max_late_days, F.lit("too_late")),
+        *_flag_faults(contract),
     ]
     return with_verdict(rows, raw, faults, "_impression_id")
+
+
+def _flag_faults(contract: LogContract) -> list[Column]:
+    """Rows with an outcome whose value cannot be; it may be computed from the canonical times."""
+    from pyspark.sql import functions as F
+
+    return [
+        F.when(F.expr(outcome.when), value_fault([(f"{name}_value", outcome.value)]))
+        for name, outcome in contract.impressions.outcomes.items()
+        if outcome.value is not None and outcome.value.has_range
+    ]
 
 
 def impressions(judged: DataFrame, contract: LogContract) -> DataFrame:
@@ -136,7 +171,7 @@ def judge_outcomes(
     known_type = F.col("_outcome_type").isin(contract.outcome_types)
     faults = [
         *row_faults("_outcome_id", "_impression_id", "_outcome_type"),
-        *time_faults(),
+        *time_faults(contract.earliest_year),
         F.when(~known_type, F.lit("unknown_outcome_type")),
     ]
     return with_verdict(rows, raw, faults, "_outcome_id")
@@ -211,7 +246,9 @@ def judge_events(raw: DataFrame, name: str, feed: EventsFeed, contract: LogContr
     }
     rows = with_times(raw, feed, named, feed.event_ts, feed.known_ts, contract.time_zone)
     keys = ("_event_id", "_user_id", "_item_id", "_surface", "_event_type")
-    return with_verdict(rows, raw, [*row_faults(*keys), *time_faults()], "_event_id")
+    return with_verdict(
+        rows, raw, [*row_faults(*keys), *time_faults(contract.earliest_year)], "_event_id"
+    )
 
 
 def organic_events(judged: DataFrame) -> DataFrame:
@@ -228,7 +265,9 @@ def judge_sequences(raw: DataFrame, feed: SequencesFeed, contract: LogContract) 
     """A user's lists, each row with a verdict; a user has one row."""
     named = {"_user_id": column(feed.user_id).cast("string")}
     rows = with_times(raw, feed, named, feed.last_ts, None, contract.time_zone)
-    return with_verdict(rows, raw, [*row_faults("_user_id"), *time_faults()], "_user_id")
+    return with_verdict(
+        rows, raw, [*row_faults("_user_id"), *time_faults(contract.earliest_year)], "_user_id"
+    )
 
 
 def sequence_events(judged: DataFrame, name: str, feed: SequencesFeed) -> DataFrame:

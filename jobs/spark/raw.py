@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import reduce
 from pathlib import Path
@@ -33,9 +34,22 @@ _LATEST_MICROS = 253_402_300_799_999_999
 """The years 1 to 9999: outside them, neither Python nor Arrow reads a time."""
 
 
+@dataclass(frozen=True)
+class RawFeed:
+    """A feed as it was read."""
+
+    rows: DataFrame
+    """Raw columns plus `ADDED`: the source file, the day of the folder (null in a one-file feed),
+    the first column whose text did not fit its declared type, and that row's text as JSON."""
+    columns: dict[date | None, dict[str, str]]
+    """Raw columns with their Spark types, by arrival day; under None in a one-file feed."""
+    num_others: int
+    """Rows that lie in the same files and are another feed's, left out."""
+
+
 def read_feed(
     spark: SparkSession, name: str, feed: Feed, log_uri: str, days: Sequence[date]
-) -> DataFrame | None:
+) -> RawFeed | None:
     """Read a feed's raw rows.
 
     Days whose files have other columns, or the same ones in another order, are read apart and laid
@@ -49,51 +63,68 @@ def read_feed(
         days: Arrival days to read, where the feed keeps a folder or file per day.
 
     Returns:
-        Raw columns plus the source file, the day of the folder (null in a one-file feed), the
-        first column whose text did not fit its declared type, and that row's text as JSON; None
-        where nothing is there to read.
+        The rows and their columns; None where nothing is there to read.
 
     Raises:
         ConfigError: A one-file feed is missing, or a declared column is missing or of another type.
     """
-    parts = [
-        _read(spark, name, feed, log_uri, group)
-        for group in _alike(feed, _paths(name, feed, log_uri, days))
-    ]
-    if len(parts) > 1:
-        log.info("feeds.%s: the columns differ between days", name)
-    return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), parts) if parts else None
-
-
-def _read(spark: SparkSession, name: str, feed: Feed, log_uri: str, paths: list[str]) -> DataFrame:
-    """Rows of paths with the same columns."""
     from pyspark.sql import functions as F
 
+    parts: list[DataFrame] = []
+    columns: dict[date | None, dict[str, str]] = {}
+    paths = _paths(name, feed, log_uri, days)
+    for group in _alike(feed, list(paths)):
+        raw = _read(spark, feed, group)
+        _check_columns(name, feed, raw, group[0])
+        columns.update({paths[path]: dict(raw.dtypes) for path in group})
+        parts.append(_with_source(feed, raw, log_uri, group[0]))
+    if not parts:
+        return None
+    if len(parts) > 1:
+        log.info("feeds.%s: the columns differ between days", name)
+    rows = reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), parts)
+    if feed.where is None:
+        return RawFeed(rows, columns, 0)
+    mine = F.coalesce(F.expr(feed.where), F.lit(False))
+    return RawFeed(rows.where(mine), columns, rows.where(~mine).count())
+
+
+def _read(spark: SparkSession, feed: Feed, paths: list[str]) -> DataFrame:
+    """Rows of paths with the same columns."""
     reader = spark.read.options(**feed.options)
     if feed.format == "csv":
         # A file within the folder whose header differs stops the job instead of being misread.
         reader = reader.option("enforceSchema", "false").option("inferSchema", "false")
-        raw = reader.option("header", "true").csv(paths)
-    elif feed.format == "jsonl":
-        raw = reader.option("primitivesAsString", "true").json(paths)
-    elif feed.format == "delta":
+        return reader.option("header", "true").csv(paths)
+    if feed.format == "jsonl":
+        return reader.option("primitivesAsString", "true").json(paths)
+    if feed.format == "delta":
         from jobs.spark.tables import read_table
 
-        raw = read_table(spark, paths[0])
-    else:
-        raw = reader.option("recursiveFileLookup", "true").parquet(*paths)
-    _check_columns(name, feed, raw, paths[0])
-    source = F.lit(paths[0]) if feed.format == "delta" else F.col("_metadata.file_path")
+        return read_table(spark, paths[0])
+    return reader.option("recursiveFileLookup", "true").parquet(*paths)
+
+
+def _with_source(feed: Feed, raw: DataFrame, log_uri: str, path: str) -> DataFrame:
+    """Add what reading knows of a row, and give text its declared type."""
+    from pyspark.sql import functions as F
+
+    source = F.lit(path) if feed.format == "delta" else F.col("_metadata.file_path")
     raw = raw.withColumn(SOURCE_FILE, source)
     raw = raw.withColumn(FOLDER_DAY, _folder_day(feed, log_uri))
     return _cast(feed, raw)
 
 
 def column(source: ColumnSource) -> Column:
-    """A canonical column that is no time."""
+    """A canonical column that is no time; a value that the contract does not list stays."""
     from pyspark.sql import functions as F
 
-    return F.expr(source.sql)
+    raw = F.expr(source.sql)
+    if not isinstance(source.values, dict):
+        return raw
+    pairs = [F.lit(text) for pair in source.values.items() for text in pair]
+    text = raw.cast("string")
+    return F.coalesce(F.try_element_at(F.create_map(*pairs), text), text)
 
 
 def time_column(source: ColumnSource) -> Column:
@@ -127,14 +158,15 @@ def local_day(moment: Column, time_zone: str) -> Column:
     return F.to_date(F.from_utc_timestamp(moment, time_zone))
 
 
-def _paths(name: str, feed: Feed, log_uri: str, days: Sequence[date]) -> list[str]:
+def _paths(name: str, feed: Feed, log_uri: str, days: Sequence[date]) -> dict[str, date | None]:
+    """Paths that are there, each with its arrival day."""
     if "{day}" in feed.path:
-        paths = [f"{log_uri}/{feed.path.replace('{day}', day.isoformat())}" for day in days]
-        return [path for path in paths if _exists(path)]
+        paths = {f"{log_uri}/{feed.path.replace('{day}', day.isoformat())}": day for day in days}
+        return {path: day for path, day in paths.items() if _exists(path)}
     path = f"{log_uri}/{feed.path}"
     if not _exists(path):
         raise ConfigError(f"feeds.{name}.path: no file {path}; put the log there or mend the path")
-    return [path]
+    return {path: None}
 
 
 def _file_system(path: str) -> tuple[FileSystem, str]:

@@ -10,12 +10,14 @@ log calls so) and columns of ours that begin with an underscore.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import date
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from jobs.feeds import Column as ColumnSource
-from jobs.feeds import Feed
+from jobs.feeds import Feed, columns_of
 from jobs.spark.raw import (
     ADDED,
     BAD_COLUMN,
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
 OK = "ok"
 DUPLICATE = "duplicate"
 NO_CONSENT = "no_consent"
+UNKNOWN_SURFACE = "unknown_surface"
 IMPOSSIBLE_TIME = "impossible_time"
 UNREADABLE_TIME = "unreadable_time"
-_EARLIEST_YEAR = 2000
+EPOCH_ZERO = "epoch_zero"
+_NO_TIMES = (EPOCH_ZERO, IMPOSSIBLE_TIME, UNREADABLE_TIME)
+_DAY_MICROS = 86_400_000_000
 _LATEST_YEAR = 2100
 
 
@@ -48,6 +53,11 @@ def with_raw(raw: DataFrame, feed: Feed, named: Mapping[str, Column]) -> DataFra
     return raw.withColumns(
         {
             **named,
+            "_value_fault": value_fault(
+                (place.rsplit(".", 1)[-1], source)
+                for place, source in columns_of(feed)
+                if not place.startswith("outcomes.")
+            ),
             "_row_hash": F.xxhash64(*columns),
             "_consent": consent,
             **{f"_raw_{c}": F.col(c) for c in columns if c.lower() in _CANONICAL},
@@ -98,16 +108,44 @@ def row_faults(*keys: str) -> list[Column]:
     ]
 
 
-def time_faults() -> list[Column]:
+def time_faults(earliest_year: int) -> list[Column]:
     from pyspark.sql import functions as F
 
-    possible = F.year("event_ts").between(_EARLIEST_YEAR, _LATEST_YEAR)
+    # Nobody's clock stood within a day of 1970: a zero that was no time, in whatever zone.
+    moments = [F.col("event_ts"), F.col("known_ts")]
+    zero = F.least(*[F.abs(F.unix_micros(moment)) for moment in moments]) < _DAY_MICROS
+    possible = [F.year(moment).between(earliest_year, _LATEST_YEAR) for moment in moments]
     return [
         F.when(F.col("event_ts").isNull() | F.col("known_ts").isNull(), F.lit(UNREADABLE_TIME)),
-        F.when(~possible | (F.year("known_ts") > _LATEST_YEAR), F.lit(IMPOSSIBLE_TIME)),
+        F.when(zero, F.lit(EPOCH_ZERO)),
+        F.when(~possible[0] | ~possible[1], F.lit(IMPOSSIBLE_TIME)),
         F.when(F.col("event_ts") > F.col("known_ts"), F.lit("time_in_the_future")),
         F.when(F.col("_known_day") > F.col("_day"), F.lit("known_after_arrival")),
     ]
+
+
+def value_fault(sources: Iterable[tuple[str, ColumnSource | None]]) -> Column:
+    """The first column, if any, whose value is not listed or out of its range."""
+    from pyspark.sql import functions as F
+
+    faults = [F.lit(None).cast("string")]
+    for name, source in sources:
+        if source is None:
+            continue
+        raw = F.expr(source.sql)
+        if source.values is not None:
+            listed = raw.cast("string").isin(list(source.values))
+            faults.append(F.when(~listed, F.lit(f"unknown_{name}")))
+        if source.has_range:
+            number = raw.try_cast("double")
+            outside = [F.isnan(number)]
+            if source.min is not None:
+                outside.append(number < F.lit(source.min))
+            if source.max is not None:
+                outside.append(number > F.lit(source.max))
+            wrong = reduce(lambda a, b: a | b, outside)
+            faults.append(F.when(wrong, F.lit(f"impossible_{name}")))
+    return F.coalesce(*faults)
 
 
 def with_verdict(
@@ -117,7 +155,7 @@ def with_verdict(
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    rows = rows.withColumn("_verdict", F.coalesce(*faults, F.lit(OK)))
+    rows = rows.withColumn("_verdict", F.coalesce(*faults, F.col("_value_fault"), F.lit(OK)))
     originals = [
         F.col(f"_raw_{c}" if c.lower() in _CANONICAL else c).alias(c)
         for c in raw.columns
@@ -151,6 +189,47 @@ def count_verdicts(judged: DataFrame, first_day: date) -> list[tuple[date, str, 
     return sorted((row["day"], row["_verdict"], row["count"]) for row in rows)
 
 
+@dataclass(frozen=True)
+class VerdictProfile:
+    """What is known of a feed's rows with one verdict on one arrival day."""
+
+    day: date
+    verdict: str
+    rows: int
+    first: datetime | None
+    last: datetime | None
+    """Times of the first and the last row, UTC."""
+    example: str | None
+    """One of the rows as JSON, where they were rejected."""
+
+
+def profile_verdicts(judged: DataFrame, first_day: date, moment: str) -> list[VerdictProfile]:
+    """Like `count_verdicts`, with an example.
+
+    Args:
+        judged: Judged rows.
+        first_day: The log's first day.
+        moment: Column of a row's time.
+    """
+    from pyspark.sql import functions as F
+
+    grouped = judged.groupBy(_filed_under(first_day).alias("day"), "_verdict")
+    known = F.unix_micros(moment)
+    rows = grouped.agg(F.count(F.lit(1)), F.min(known), F.max(known), F.min("_row")).collect()
+    found = [
+        VerdictProfile(day, verdict, count, _utc(first), _utc(last), example)
+        for day, verdict, count, first, last, example in rows
+    ]
+    return sorted(found, key=lambda profile: (profile.day, profile.verdict))
+
+
+def _utc(micros: int | None) -> datetime | None:
+    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def without_known(judged: DataFrame, id_column: str, known_ids: DataFrame) -> DataFrame:
     """Mark rows whose id an earlier arrival day already holds as duplicates."""
     from pyspark.sql import functions as F
@@ -174,6 +253,6 @@ def _filed_under(first_day: date) -> Column:
     """Day under which a verdict is filed: the log's first where a row's own time is no time."""
     from pyspark.sql import functions as F
 
-    no_time = F.col("_verdict").isin(UNREADABLE_TIME, IMPOSSIBLE_TIME)
+    no_time = F.col("_verdict").isin(*_NO_TIMES)
     own = F.when(no_time, F.col(FOLDER_DAY)).otherwise(F.col("_day"))
     return F.coalesce(own, F.lit(first_day))

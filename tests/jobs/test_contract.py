@@ -77,6 +77,33 @@ def test_both_bundled_contracts_load():
             {"feeds__shown__context": {"position": "dwell"}},
             ["context 'position' reads 'dwell'"],
         ),
+        ({"feeds__shown__path": "../shown"}, ["feeds.shown.path", "below the log", "'../shown'"]),
+        ({"feeds__shown__path": "/etc/x"}, ["feeds.shown.path", "without a leading /"]),
+        ({"feeds__acts__ready": "{day}/../../x"}, ["feeds.acts.ready", "found '{day}/../../x'"]),
+        (
+            {"feeds__shown__bid": {"column": "b", "values": ["1"]}},
+            ["feeds.shown.bid: `values` are of text"],
+        ),
+        (
+            {"feeds__shown__surface": {"column": "p", "min": 1}},
+            ["feeds.shown.surface: `min` and `max` are of numbers"],
+        ),
+        (
+            {"feeds__shown__event_ts": {"column": "at", "unit": "us", "values": ["1"]}},
+            ["feeds.shown.event_ts: `values` are of text"],
+        ),
+        (
+            {"feeds__shown__bid": {"column": "b", "min": 2, "max": 1}},
+            ["feeds.shown.bid: `min` is at most `max`; found 2 and 1"],
+        ),
+        (
+            {"feeds__shown__surface": {"column": "p", "values": []}},
+            ["feeds.shown.surface: `values` lists no value"],
+        ),
+        (
+            {"feeds__shown__context": {"position": {"column": "p", "values": ["1"], "min": 1}}},
+            ["feeds.shown.context.position: give `values` or a range"],
+        ),
         (
             {"domains__app__verticals__search": {"surfaces": ["search", "feed"]}},
             ["surface 'feed' is in app.feed and in app.search", "belongs to one vertical"],
@@ -190,6 +217,20 @@ def test_without_events_feeds_a_contract_still_loads():
 )
 def test_durations_are_read_with_their_unit(text, length):
     assert contract(tasks__buy__window=text).tasks["buy"].window == length
+
+
+def test_a_feed_names_the_raw_columns_that_it_declares_or_computes_with():
+    feed = contract(
+        feeds__shown__columns={"declared": "int"},
+        feeds__shown__where="kind = 'shown'",
+        feeds__shown__context={"position": {"expr": "least(`the place`, 3)"}},
+        feeds__shown__outcomes={"click": {"when": "Clicked = 1", "value": "price"}},
+    ).feeds["shown"]
+    named = ("id", "user", "declared", "kind", "the place", "clicked", "price", "dwell")
+    assert [name for name in named if not feed.names(name)] == []
+    # Neither a word of the contract, nor a part of a name.
+    unnamed = ("impressions", "parquet", "us", "position", "pric", "click", "declare")
+    assert [name for name in unnamed if feed.names(name)] == []
 
 
 def test_undated_attributes_are_features_only_where_wanted():

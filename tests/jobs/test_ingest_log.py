@@ -68,7 +68,7 @@ def test_rows_of_several_feeds_may_be_numbered_alike(spark, tmp_path):
     config = config_of(tmp_path)
     summary = ingest_log.build(config, spark)
     assert summary.rows == {"impressions": 1, "outcomes": 1, "events": 3}
-    assert summary.outputs == {"impressions": 0, "outcomes": 0, "events": 0}
+    assert summary.outputs == {"impressions": 0, "outcomes": 0, "events": 0, "schemas": 0}
     assert rows(config, "events", "event_id", "event_type", "impression_id") == [
         ("1", "impression", "1"),
         ("acts:1", "click", "1"),
@@ -90,7 +90,7 @@ def test_what_is_rejected_is_counted_and_kept_and_what_is_no_fault_only_counted(
             "ok": 2,
             "duplicate": 1,
             "null_user_id": 1,
-            "impossible_time": 1,
+            "epoch_zero": 1,
             "unknown_outcome_type": 1,
         },
         "days": 2,
@@ -101,13 +101,13 @@ def test_what_is_rejected_is_counted_and_kept_and_what_is_no_fault_only_counted(
     assert found == [
         ("acts", "2024-03-02", "ok", 1),
         ("acts", "2024-03-02", "unknown_outcome_type", 1),
-        ("shown", "2024-03-01", "impossible_time", 1),
+        ("shown", "2024-03-01", "epoch_zero", 1),
         ("shown", "2024-03-02", "duplicate", 1),
         ("shown", "2024-03-02", "null_user_id", 1),
         ("shown", "2024-03-02", "ok", 1),
     ]
     assert rows(config, "quarantine", "day", "feed", "reason") == [
-        (date(2024, 3, 1), "shown", "impossible_time"),
+        (date(2024, 3, 1), "shown", "epoch_zero"),
         (date(2024, 3, 2), "acts", "unknown_outcome_type"),
         (date(2024, 3, 2), "shown", "null_user_id"),
     ]

@@ -1,6 +1,7 @@
 """Every kind of row is judged by its first fault, and a kept one has its place in the tables."""
 
-from datetime import date
+import math
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -9,6 +10,8 @@ from tests.jobs.samples import raw_contract
 from tests.jobs.spark.frames import by, frame, listed, micros, utc
 from tests.jobs.spark.judging import FIRST, FOLDERS, SHOWN, log, raw, verdict_by
 from validation import tables
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def test_an_impression_is_judged_by_its_first_fault(spark):
@@ -23,7 +26,10 @@ def test_an_impression_is_judged_by_its_first_fault(spark):
         "other surface": ("u", "a", "shelf", *good[3:]),
         "no time": ("u", "a", "feed", None, later),
         "never known": ("u", "a", "feed", noon, None),
-        "epoch zero": ("u", "a", "feed", utc(1).replace(year=1970), later),
+        "epoch zero": ("u", "a", "feed", EPOCH, later),
+        "known at epoch zero": ("u", "a", "feed", noon, EPOCH),
+        "epoch zero, in another zone": ("u", "a", "feed", EPOCH - timedelta(hours=9), later),
+        "far past": ("u", "a", "feed", utc(1).replace(year=1999), later),
         "far future": ("u", "a", "feed", utc(1).replace(year=2150), utc(1).replace(year=2150)),
         "known before it happened": ("u", "a", "feed", later, noon),
         "late by a day": ("u", "a", "feed", noon, utc(3, 13)),
@@ -41,13 +47,98 @@ def test_an_impression_is_judged_by_its_first_fault(spark):
         "other surface": "unknown_surface",
         "no time": "unreadable_time",
         "never known": "unreadable_time",
-        "epoch zero": "impossible_time",
+        "epoch zero": "epoch_zero",
+        "known at epoch zero": "epoch_zero",
+        "epoch zero, in another zone": "epoch_zero",
+        "far past": "impossible_time",
         "far future": "impossible_time",
         "known before it happened": "time_in_the_future",
         "late by a day": "ok",
         "late by two": "too_late",
         "no user, no time": "null_user_id",
         None: "null_impression_id",
+    }
+
+
+def test_a_log_may_be_older_than_most(spark):
+    rows = [("old", "u", "a", "feed", *[utc(1).replace(year=1996)] * 2)]
+    judged = ingest.judge_impressions(raw(spark, SHOWN, *rows), log(earliest_year=1996), 1)
+    assert verdict_by(judged) == {"old": "ok"}
+
+
+PLACES = {"column": "place", "values": {"f": "feed", 2: "search", True: "search"}}
+
+
+def test_values_are_called_as_the_contract_says_and_others_are_unknown(spark):
+    schema = f"{SHOWN}, device string"
+    places = ("f", "2", "true", "feed", "F", None, "f", "f")
+    devices = ("tv", "tv", "phone", "tv", "tv", "tv", None, "watch")
+    rows = [
+        (str(n), "u", "a", place, utc(2), utc(2), device)
+        for n, (place, device) in enumerate(zip(places, devices, strict=True))
+    ]
+    settings = log(
+        feeds__shown__surface=PLACES,
+        feeds__shown__context={
+            "position": {"expr": "3"},
+            "device": {"column": "device", "values": ["phone", "tv"]},
+        },
+    )
+    judged = ingest.judge_impressions(raw(spark, schema, *rows), settings, 1)
+    assert by(judged, "id", "_verdict", "_surface") == {
+        "0": ("ok", "feed"),
+        "1": ("ok", "search"),
+        "2": ("ok", "search"),
+        "3": ("unknown_surface", "feed"),
+        "4": ("unknown_surface", "F"),
+        "5": ("null_surface", None),
+        "6": ("ok", "feed"),
+        "7": ("unknown_device", "feed"),
+    }
+
+
+def test_types_of_outcomes_and_events_may_be_listed_too(spark):
+    settings = log(
+        feeds__acts__outcome_type={"column": "what", "values": {"c": "click"}},
+        feeds__visits__event_type={"expr": "lower(what)", "values": ["visit"]},
+    )
+    schema = "id string, shown_id string, user string, item string, place string, what string"
+    rows = [(w, "s", "u", "i", "feed", w, utc(2), utc(2)) for w in ("c", "click", "VISIT")]
+    frames = raw(spark, f"{schema}, at timestamp, known timestamp", *rows)
+    acts = ingest.judge_outcomes(frames, "acts", settings.feeds["acts"], settings)
+    assert by(acts, "id", "_verdict", "_outcome_type") == {
+        "c": ("ok", "click"),
+        "click": ("unknown_outcome_type", "click"),
+        "VISIT": ("unknown_outcome_type", "VISIT"),
+    }
+    visits = ingest.judge_events(frames, "visits", settings.feeds["visits"], settings)
+    found = by(visits, "id", "_verdict")
+    assert found == {"c": "unknown_event_type", "click": "unknown_event_type", "VISIT": "ok"}
+
+
+def test_a_number_out_of_its_range_is_impossible(spark):
+    rows = [
+        (key, "u", "a", "feed", utc(2), utc(2), bid, position)
+        for key, bid, position in (
+            ("good", 0.0, "3"),
+            ("none", None, None),
+            ("least", -0.01, "3"),
+            ("most", 1.01, "3"),
+            ("nan", math.nan, "3"),
+            ("place", 0.5, "0"),
+        )
+    ]
+    settings = log(
+        feeds__shown__bid={"column": "bid", "min": 0, "max": 1},
+        feeds__shown__context={"position": {"column": "position", "min": 1}},
+    )
+    schema = f"{SHOWN}, bid double, position string"
+    judged = ingest.judge_impressions(raw(spark, schema, *rows), settings, 1)
+    assert verdict_by(judged) == {
+        "good": "ok",
+        "none": "ok",
+        **dict.fromkeys(("least", "most", "nan"), "impossible_bid"),
+        "place": "impossible_position",
     }
 
 
@@ -309,6 +400,22 @@ def test_impressions_and_outcomes_are_events_too(spark):
         "acts:2": ("buy", *place, utc(2, 1), utc(2, 2), 9.0, date(2024, 3, 2)),
     }
     assert set(by(own.union(theirs), "event_id", "impression_id").values()) == {"s"}
+
+
+def test_a_flag_whose_value_cannot_be_rejects_its_row(spark):
+    view = {**INLINE["view"], "value": {"column": "seconds", "max": 3600}}
+    rows = [
+        ("good", utc(2), utc(2), True, 30.0),
+        ("bad", utc(2), utc(2), True, 3601.0),
+        ("no view", utc(2), utc(2), True, 5.0),
+    ]
+    happened, shown = inline(spark, *rows, feeds__shown__outcomes={**INLINE, "view": view})
+    assert sorted(by(shown, "impression_id", "surface")) == ["good", "no view"]
+    assert sorted(by(happened, "outcome_id", "value")) == [
+        "good:click",
+        "good:view",
+        "no view:click",
+    ]
 
 
 PAST = {

@@ -46,7 +46,7 @@ def parquet(path, **columns):
 def read(spark, log, of, days=DAYS):
     found = read_feed(spark, "acts", of, str(log), days)
     assert found is not None
-    return found
+    return found.rows
 
 
 @pytest.mark.parametrize(
