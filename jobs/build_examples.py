@@ -62,11 +62,12 @@ def example_frame(tables: Build, shown: DataFrame) -> DataFrame:
     day_before = [day - timedelta(days=1) for day in days]
     tables.require(FEATURES, day_before)
     counts = counts_at_impressions(
-        today_counts(queries, counted_events(tables, days), names),
+        today_counts(queries, counted_events(tables, days), names, features.recency),
         tables.read(FEATURES, day_before),
         features.entities,
         names,
         features.windows_days,
+        features.recency,
     )
     user = {"user": ["user_id"]}
     events = event_counts(

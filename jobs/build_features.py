@@ -1,9 +1,10 @@
 """Count events per user, ad, surface and every other entity of the contract, day by day.
 
-Reads `events` and attributes. Writes `entity_features`: counts over the last 1, 7 and 30 days as of
-the end of each arrival day. Guarantees: only what had arrived by the end of a day is counted for
-it; an increment reads one day of events and the stored days of the window, and the events of a
-day that is not stored, or not with every count that the contract has now.
+Reads `events` and attributes. Writes `entity_features`: counts over the contract's windows and,
+where asked for, the moments of last events, as of the end of each arrival day. Guarantees: only
+what had arrived by the end of a day is counted for it; an increment reads one day of events and the
+stored days of the window, and the events of a day that is not stored, or not with every column that
+the contract has now.
 
     python -m jobs.build_features --config var/runs/<run>/config.json
 """
@@ -19,6 +20,7 @@ from jobs.config import RunConfig, days_between
 from jobs.spark.build import Build
 from jobs.spark.features import by_entity, daily_counts, event_counts, rolled_up
 from jobs.spark.session import spark_session
+from validation.tables import last_columns
 
 if TYPE_CHECKING:
     from datetime import date
@@ -45,16 +47,17 @@ def feature_frame(tables: Build) -> DataFrame:
     """The rows of the entity_features table for the run's arrival days."""
     config = tables.config
     features = config.contract.features
-    counts = list(features.counts)
+    counts, recency = list(features.counts), list(features.recency)
     first = config.plan.first_day
     longest = timedelta(days=max(features.windows_days) - 1)
     before = days_between(first - longest, first - timedelta(days=1))
     columns = ["entity", "key", "day", *(f"{count}_1d" for count in counts)]
+    columns += last_columns(recency)
     stored, lacking = _stored_days(config, before, columns)
-    partials = daily_counts(counted_events(tables, [*lacking, *config.days]), counts)
+    partials = daily_counts(counted_events(tables, [*lacking, *config.days]), counts, recency)
     if stored:
         partials = partials.unionByName(tables.read(TABLE, stored).select(*columns))
-    return rolled_up(partials, counts, features.windows_days, config.days)
+    return rolled_up(partials, counts, features.windows_days, config.days, recency)
 
 
 def _stored_days(

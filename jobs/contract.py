@@ -90,6 +90,11 @@ class Features(Settings):
     """What is counted, by name: the event types."""
     rates: dict[str, str] = {}
     """Which counts are read as rates too: count in the numerator, count in the denominator."""
+    rate_prior_strength: float = Field(default=10.0, gt=0.0)
+    """Strength of the prior in smoothed rates, in counts of the denominator."""
+    recency: dict[str, list[str]] = {}
+    """Of which counts it is read how long ago the last event became known: entities by the count's
+    name. It is missing where the longest window holds none."""
     prior_entity: str
     """Entity whose own rate, as known then, is the prior of every other entity's; with an empty
     key it is the rate of the whole log."""
@@ -350,6 +355,11 @@ def _check_features(contract: LogContract) -> None:
                 f"features.rates: {numerator} / {denominator} names no count; "
                 f"the counts are {list(features.counts)}"
             )
+    for count, entities in features.recency.items():
+        _check_known("features.recency: unknown count", [count], features.counts)
+        _check_known(f"features.recency.{count}: unknown entity", entities, features.entities)
+        if len(set(entities)) != len(entities):
+            raise ValueError(f"features.recency.{count}: different entities; found {entities}")
     if features.prior_entity not in features.entities:
         raise ValueError(
             f"features.prior_entity: {features.prior_entity!r} is no entity; "
@@ -379,6 +389,7 @@ def _check_column_names(contract: LogContract) -> None:
             for entity in features.entities
             for count in tables.count_columns(list(features.counts), features.windows_days)
         ),
+        *tables.recency_columns(features.recency),
     ]
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:

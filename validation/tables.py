@@ -6,7 +6,7 @@ Columns that a log contract adds (context, attributes, counts, labels) are passe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Columns = dict[str, str]
 
@@ -98,12 +98,28 @@ def count_columns(counts: Sequence[str], windows_days: Sequence[int]) -> list[st
     return [f"{count}_{window}d" for count in counts for window in windows_days]
 
 
-def entity_features(counts: Sequence[str], windows_days: Sequence[int]) -> Columns:
-    """Counts of one entity over the last days, `day` included."""
+def last_columns(recency: Iterable[str]) -> list[str]:
+    """Names of an entity's moments: `<count>_last_ts`."""
+    return [f"{count}_last_ts" for count in recency]
+
+
+def recency_columns(recency: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of the moments that examples hold: `<entity>_<count>_last_ts`."""
+    return [f"{entity}_{count}_last_ts" for count in recency for entity in recency[count]]
+
+
+def entity_features(
+    counts: Sequence[str], windows_days: Sequence[int], recency: Iterable[str] = ()
+) -> Columns:
+    """Counts of one entity over the last days, `day` included.
+
+    Of the counts in `recency` also when the last event of the longest window became known.
+    """
     return {
         "entity": "string",
         "key": "string",
         **dict.fromkeys(count_columns(counts, windows_days), "bigint"),
+        **dict.fromkeys(last_columns(recency), "timestamp"),
         "day": "date",
     }
 
@@ -113,6 +129,7 @@ def examples(
     numeric: Sequence[str],
     count_features: Sequence[str],
     tasks: Sequence[str],
+    recency_features: Sequence[str] = (),
 ) -> Columns:
     """One impression with everything a model reads; `day` is the day it was shown.
 
@@ -138,6 +155,7 @@ def examples(
         **{name: "string" for name in categorical if name not in base},
         **dict.fromkeys(numeric, "double"),
         **dict.fromkeys(count_features, "bigint"),
+        **dict.fromkeys(recency_features, "timestamp"),
         **label_columns,
         "day": "date",
     }

@@ -24,7 +24,7 @@ def example_rows(
     Args:
         impressions: Impressions with attributes; `day` is the day shown.
         labels: The labels table's columns.
-        counts: `impression_id` and the counts.
+        counts: `impression_id`, the counts and the moments of last events.
         history_ends: `impression_id` and `history_end`.
         contract: Says which columns are features.
 
@@ -58,6 +58,7 @@ def example_columns(contract: LogContract) -> tables.Columns:
         features.numeric,
         count_feature_names(contract),
         list(contract.tasks),
+        tables.recency_columns(features.recency),
     )
 
 

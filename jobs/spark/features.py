@@ -1,4 +1,5 @@
-"""Point-in-time counts: how often something was seen with an entity before an impression.
+"""Point-in-time counts: how often something was seen with an entity before an impression, and when
+it was seen last.
 
 An entity is what counts are kept of: a user, an ad, a surface, a cross of them. Days before the
 impression's come from `entity_features`; the impression's own day is counted to the microsecond
@@ -8,9 +9,10 @@ All entities go through one shuffle, as rows of (entity, key).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import reduce
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from validation import tables
@@ -55,24 +57,36 @@ def by_entity(rows: DataFrame, entities: Entities, kept: Sequence[str]) -> DataF
     return rows.select(F.explode(F.array(*keys)).alias("of"), *kept).select("of.*", *kept)
 
 
-def daily_counts(counted: DataFrame, counts: Sequence[str]) -> DataFrame:
-    """Counts per entity, key and arrival day."""
+def daily_counts(
+    counted: DataFrame, counts: Sequence[str], recency: Iterable[str] = ()
+) -> DataFrame:
+    """Counts per entity, key and arrival day, and when the last event of some became known."""
     from pyspark.sql import functions as F
 
     sums = [F.sum(count).alias(f"{count}_1d") for count in counts]
-    return counted.groupBy("entity", "key", "day").agg(*sums)
+    lasts = [
+        F.max(F.when(F.col(count) > 0, F.col("known_ts"))).alias(f"{count}_last_ts")
+        for count in recency
+    ]
+    return counted.groupBy("entity", "key", "day").agg(*sums, *lasts)
 
 
 def rolled_up(
-    partials: DataFrame, counts: Sequence[str], windows_days: Sequence[int], days: Sequence[date]
+    partials: DataFrame,
+    counts: Sequence[str],
+    windows_days: Sequence[int],
+    days: Sequence[date],
+    recency: Sequence[str] = (),
 ) -> DataFrame:
     """Counts over the last days, as of the end of each day.
 
     Args:
-        partials: `entity`, `key`, `day`, `<count>_1d`; for the longest window before `days` too.
+        partials: `entity`, `key`, `day`, `<count>_1d` and, of counts in `recency`,
+            `<count>_last_ts`; for the longest window before `days` too.
         counts: Names of the counts.
         windows_days: Windows in days; 1 is among them.
         days: Days to produce.
+        recency: Counts of which the moment of the last event is kept.
 
     Returns:
         The entity_features table's columns; a row per entity seen in the longest window.
@@ -93,20 +107,32 @@ def rolled_up(
         for count in counts
         for window in windows_days
     ]
-    grouped = spread.groupBy("entity", "key", F.col("as_of").alias("day")).agg(*sums)
-    return grouped.select(*tables.entity_features(counts, windows_days))
+    # A stored moment looks back over a window; it is of its day where that day counted anything.
+    lasts = [
+        F.max(F.when(F.col(f"{count}_1d") > 0, F.col(f"{count}_last_ts"))).alias(f"{count}_last_ts")
+        for count in recency
+    ]
+    grouped = spread.groupBy("entity", "key", F.col("as_of").alias("day")).agg(*sums, *lasts)
+    return grouped.select(*tables.entity_features(counts, windows_days, recency))
 
 
-def today_counts(impressions: DataFrame, counted: DataFrame, counts: Sequence[str]) -> DataFrame:
+def today_counts(
+    impressions: DataFrame,
+    counted: DataFrame,
+    counts: Sequence[str],
+    recency: Iterable[str] = (),
+) -> DataFrame:
     """Counts over the impression's own day of events known strictly before it.
 
     Args:
         impressions: `entity`, `key`, `day` (shown), `event_ts`, `impression_id`.
         counted: `entity`, `key`, `day` (known), `known_ts` and the counts.
         counts: Names of the counts.
+        recency: Counts of which the moment of the last event is wanted.
 
     Returns:
-        `impression_id`, `entity`, `key`, `day` and `<count>_today`.
+        `impression_id`, `entity`, `key`, `day`, `<count>_today` and, of counts in `recency`,
+        `<count>_last_us`: microseconds since 1970, missing where there was none today.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -137,6 +163,10 @@ def today_counts(impressions: DataFrame, counted: DataFrame, counts: Sequence[st
     so_far: list[Column] = [
         F.coalesce(F.sum(count).over(earlier), zero).alias(f"{count}_today") for count in counts
     ]
+    so_far += [
+        F.max(F.when(F.col(count) > 0, F.col("at"))).over(earlier).alias(f"{count}_last_us")
+        for count in recency
+    ]
     both = queries.unionByName(increments).select("*", group)
     seen = both.select("impression_id", "entity", "key", "day", *so_far)
     return seen.where(F.col("impression_id").isNotNull())
@@ -148,6 +178,7 @@ def counts_at_impressions(
     entities: Entities,
     counts: Sequence[str],
     windows_days: Sequence[int],
+    recency: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> DataFrame:
     """Counts of every entity as known strictly before each impression.
 
@@ -157,9 +188,11 @@ def counts_at_impressions(
         entities: The entities.
         counts: Names of the counts.
         windows_days: Windows in days; each also covers the impression's own day so far.
+        recency: Entities, by count, of which the moment of the last event is wanted.
 
     Returns:
-        `impression_id` and `<entity>_<count>_<window>d`.
+        `impression_id`, `<entity>_<count>_<window>d` and `<entity>_<count>_last_ts`, which is
+        missing where the longest window holds no event.
     """
     from pyspark.sql import functions as F
 
@@ -167,8 +200,10 @@ def counts_at_impressions(
     joined = today.join(before, on=["entity", "key", "day"], how="left")
     zero = F.lit(0).cast("bigint")
     names = [(count, window) for count in counts for window in windows_days]
+    # Any moment of today is later than any of the days before.
+    lasts = [F.coalesce(f"{c}_last_us", F.unix_micros(f"{c}_last_ts")) for c in recency]
     totals = F.array(
-        *[F.col(f"{c}_today") + F.coalesce(F.col(f"{c}_{w}d"), zero) for c, w in names]
+        *[F.col(f"{c}_today") + F.coalesce(F.col(f"{c}_{w}d"), zero) for c, w in names], *lasts
     )
     listed = F.map_from_entries(F.collect_list(F.struct("entity", totals.alias("totals"))))
     rows = joined.groupBy("impression_id").agg(listed.alias("of"))
@@ -178,6 +213,11 @@ def counts_at_impressions(
         f"of_{entity}[{i}] AS `{entity}_{count}_{window}d`"
         for entity in entities
         for i, (count, window) in enumerate(names)
+    ]
+    columns += [
+        f"timestamp_micros(of_{entity}[{i}]) AS `{entity}_{count}_last_ts`"
+        for i, count in enumerate(recency, start=len(names))
+        for entity in recency[count]
     ]
     return rows.selectExpr("impression_id", *columns)
 

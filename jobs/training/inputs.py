@@ -28,9 +28,7 @@ from jobs.contract import Features, LogContract
 from jobs.errors import ConfigError
 from jobs.vocabulary import EVENT_TYPE, Vocabulary
 from model.batch import Batch, JaggedEvents
-
-PSEUDO_IMPRESSIONS = 10.0
-"""Strength of the prior in smoothed rates, in impressions."""
+from validation import tables
 
 EVENT_FIELDS = {"item_id": "ad_id", "event_type": EVENT_TYPE, "surface": "surface"}
 """Categorical attributes of an event in a timeline, and the embedding table each one reads."""
@@ -95,6 +93,9 @@ def dense_names(features: Features) -> list[str]:
         for window in features.windows_days:
             names += [f"log_{entity}_{count}_{window}d" for count in features.counts]
             names += [f"rate_{entity}_{count}_{window}d" for count in features.rates]
+    for count, entities in features.recency.items():
+        for entity in entities:
+            names += [f"log_age_{entity}_{count}", f"never_{entity}_{count}"]
     return names
 
 
@@ -102,9 +103,10 @@ def dense_features(examples: pa.Table, features: Features) -> np.ndarray:
     """Dense features of examples.
 
     A count n is read as log(1 + n). A rate is read as the log-odds of (c + a p) / (n + a), where c
-    of n had the outcome, a is `PSEUDO_IMPRESSIONS`, and p is the same rate of the prior entity
-    over its longest window, as known at the impression. A number x is read as
-    sign(x) log(1 + |x|); a missing one stays NaN.
+    of n had the outcome, a is `rate_prior_strength`, and p is the same rate of the prior entity
+    over its longest window, as known at the impression. The moment of a last event is read as
+    log(1 + t), t the minutes from it to the impression and NaN where there was none, and as
+    whether there was none. A number x is read as sign(x) log(1 + |x|); a missing one stays NaN.
 
     Returns:
         float32, rows x features, in the order of `dense_names`.
@@ -113,7 +115,7 @@ def dense_features(examples: pa.Table, features: Features) -> np.ndarray:
     def count(entity: str, name: str, window: int) -> np.ndarray:
         return examples[f"{entity}_{name}_{window}d"].to_numpy().astype(np.float64)
 
-    longest = max(features.windows_days)
+    longest, strength = max(features.windows_days), features.rate_prior_strength
     prior = {}
     for name, shown in features.rates.items():
         c, n = (count(features.prior_entity, x, longest) for x in (name, shown))
@@ -128,8 +130,14 @@ def dense_features(examples: pa.Table, features: Features) -> np.ndarray:
             for name, shown in features.rates.items():
                 p = prior[name]
                 c, n = count(entity, name, window), count(entity, shown, window)
-                rate = (np.minimum(c, n) + PSEUDO_IMPRESSIONS * p) / (n + PSEUDO_IMPRESSIONS)
+                rate = (np.minimum(c, n) + strength * p) / (n + strength)
                 columns.append(np.log(rate) - np.log1p(-rate))
+    shown_us = _micros(examples["event_ts"])
+    for name in tables.recency_columns(features.recency):
+        never = examples[name].is_null().to_numpy()
+        age = shown_us - _micros(pc.fill_null(examples[name], examples["event_ts"]))
+        minutes = np.where(never, np.nan, age / (60.0 * _MICROSECONDS))
+        columns += [np.log1p(minutes), never.astype(np.float64)]
     return np.stack(columns, axis=1).astype(np.float32)
 
 

@@ -83,6 +83,7 @@ CONTRACT: dict[str, Any] = {
             "visit": ["visit"],
         },
         "rates": {"click": "impression", "buy": "impression"},
+        "recency": {"click": ["user", "ad"]},
         "prior_entity": "all",
         "windows_days": [1, 2, 7],
         "vocabulary": {"min_count": 2},

@@ -161,6 +161,24 @@ def test_both_bundled_contracts_load():
             {"features__entities__surface": None},
             ["features.entities: no entity has the key [surface]; add one"],
         ),
+        (
+            {"features__recency": {"clicks": ["user"]}},
+            ["features.recency: unknown count 'clicks'; did you mean 'click'?"],
+        ),
+        (
+            {"features__recency": {"click": ["usr"]}},
+            ["features.recency.click: unknown entity 'usr'; did you mean 'user'?"],
+        ),
+        (
+            {"features__recency": {"click": ["user", "user"]}},
+            ["features.recency.click: different entities; found ['user', 'user']"],
+        ),
+        (
+            {"features__recency": {"click": ["user"]}}
+            | {"feeds__shown__context": {"position": "p", "user_click_last_ts": "p"}},
+            ["names of their own; found two called ['user_click_last_ts']"],
+        ),
+        ({"features__rate_prior_strength": 0}, ["features.rate_prior_strength", "found 0"]),
         ({"features__windows_days": [7, 30]}, ["features.windows_days", "1 among them"]),
         ({"features__windows_days": [1, 7, 7]}, ["features.windows_days", "found [1, 7, 7]"]),
         ({"features__windows_days": [1, 0]}, ["features.windows_days.1", "(found 0)"]),

@@ -253,6 +253,21 @@ def test_features_are_what_was_known_before_the_impression(whole):
     assert counts["11"] == (2, 4, 3, 4, 1, 2, 4, 7, 0, 0)
 
 
+def test_moments_of_last_events_are_those_known_before_the_impression(whole):
+    config, _ = whole
+    names = [f"{of}_last_ts" for of in ("user_click", "ad_click", "user_read", "plan_read")]
+    found = table(config, "examples", "impression_id", *names)
+
+    def at(*moment):
+        return datetime.fromtimestamp(epoch(*moment), UTC)
+
+    assert found["1"] == (None, None, at(1, 9), at(1, 9))
+    # Her click at 23:58 lies in the next day's file, and so is known from midnight on.
+    assert found["5"] == (at(2, 0), at(1, 10, 5), at(2, 0, 5), at(2, 0, 5))
+    # The click of view 10 is known with its view, on the 3rd; the gold plan's nobody has read.
+    assert found["11"] == (at(3, 0), at(3, 0), at(2, 0, 5), None)
+
+
 def test_packed_arrays_hold_the_same_in_order_of_time(whole):
     config, _ = whole
     packed = pack_examples.open_packed(config)

@@ -171,24 +171,25 @@ Key = Callable[[str, str, str, str | None], tuple]
 """An entity's key, of user, ad, surface and the ad's category."""
 
 
-def count(
+def seen(
     log: Log,
     events: Sequence[Event],
     row: Shown,
     key: Key,
     types: Sequence[str],
     window_days: int,
-) -> int:
-    """How often a thing was seen with an entity before an impression."""
+) -> list[int]:
+    """When things seen with an entity before an impression became known."""
     mine = key(row.user, row.ad, row.place, log.category(row.ad, row.at))
     first = log.day(row.at) - timedelta(days=window_days)
-    return sum(
-        event.what in types
+    return [
+        event.known
+        for event in events
+        if event.what in types
         and event.known < row.at
         and event.day >= first
         and key(event.user, event.item, event.place, log.category(event.item, event.known)) == mine
-        for event in events
-    )
+    ]
 
 
 class Timeline(NamedTuple):

@@ -10,6 +10,7 @@ DAY = date(2024, 3, 5)
 LOG = contract(
     features__entities={"all": [], "user": ["user_id"], "ad": ["ad_id"], "surface": ["surface"]},
     features__windows_days=[1],
+    features__recency={"click": ["user", "ad"]},
 )
 
 
@@ -50,7 +51,10 @@ def test_an_example_has_everything_that_is_known_of_its_impression(spark):
     assert len(names) == 16
     values = range(len(names))
     counts = frame(
-        spark, "impression_id string, " + ", ".join(f"{n} bigint" for n in names), ("i", *values)
+        spark,
+        "impression_id string, user_click_last_ts timestamp, ad_click_last_ts timestamp, "
+        + ", ".join(f"{n} bigint" for n in names),
+        ("i", utc(4, 23), None, *values),
     )
     ends = frame(spark, "impression_id string, history_end int", ("i", 7))
     rows = example_rows(shown, labels, counts, ends, LOG)
@@ -69,6 +73,8 @@ def test_an_example_has_everything_that_is_known_of_its_impression(spark):
             "history_end": 7,
             "position": None,
             **dict(zip(names, values, strict=True)),
+            "user_click_last_ts": utc(4, 23),
+            "ad_click_last_ts": None,
             "label_click": 1,
             "mature_ts_click": utc(5),
             "label_buy": None,

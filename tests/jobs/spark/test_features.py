@@ -64,6 +64,74 @@ def test_counts_of_days_are_rolled_up_as_of_the_end_of_each(spark):
     assert found == {("u", 2): (1, 3, 0, 1), ("u", 3): (0, 1, 0, 0), ("v", 2): (0, 1, 0, 1)}
 
 
+def test_the_last_moment_of_a_window_is_that_of_its_last_day_that_counted(spark):
+    schema = "entity string, key string, day date, known_ts timestamp, shown bigint, acted bigint"
+    rows = [
+        ("user", "u", day(2), utc(2, 7), 1, 0),
+        ("user", "u", day(2), utc(2, 9), 1, 0),
+        ("user", "u", day(2), utc(2, 8), 0, 1),
+        ("user", "u", day(4), utc(4, 1), 1, 0),
+        ("user", "v", day(4), utc(4, 3), 1, 0),
+    ]
+    daily = daily_counts(frame(spark, schema, *rows), list(COUNTS), ["shown", "acted"])
+    # As stored on the 3rd, when nobody did anything: its moments are those of the 2nd.
+    names = ["entity", "key", "day", "shown_1d", "acted_1d", "shown_last_ts", "acted_last_ts"]
+    assert daily.columns == names
+    kinds = ", ".join(f"{name} {kind}" for name, kind in daily.dtypes)
+    third = frame(spark, kinds, ("user", "u", day(3), 0, 0, utc(2, 9), utc(2, 8)))
+    rolled = rolled_up(
+        daily.unionByName(third), list(COUNTS), [1, 2], [day(3), day(4)], ["shown", "acted"]
+    )
+    expected = tables.entity_features(list(COUNTS), [1, 2], ["shown", "acted"])
+    assert rolled.dtypes == list(expected.items())
+    found = {
+        (row["key"], row["day"].day): (row["shown_last_ts"], row["acted_last_ts"])
+        for row in listed(rolled)
+    }
+    # On the 4th the click of the 2nd has left the window.
+    assert found == {
+        ("u", 3): (utc(2, 9), utc(2, 8)),
+        ("u", 4): (utc(4, 1), None),
+        ("v", 4): (utc(4, 3), None),
+    }
+
+
+def test_the_last_moment_is_known_strictly_before_the_impression(spark):
+    moment = utc(2, 12)
+    impressions = frame(
+        spark,
+        "entity string, key string, day date, event_ts timestamp, impression_id string",
+        ("user", "u", day(2), moment, "i"),
+        ("user", "u", day(2), moment.replace(microsecond=1), "j"),
+        ("user", "v", day(2), moment, "k"),
+        ("user", "w", day(2), moment, "l"),
+    )
+    events = frame(
+        spark,
+        "entity string, key string, day date, known_ts timestamp, shown bigint, acted bigint",
+        ("user", "u", day(2), utc(2, 11), 1, 0),
+        ("user", "u", day(2), utc(2, 10), 1, 1),
+        ("user", "u", day(2), moment, 0, 1),
+    )
+    daily = frame(
+        spark,
+        "entity string, key string, day date, shown_1d bigint, acted_1d bigint, "
+        "acted_last_ts timestamp",
+        ("user", "u", day(1), 1, 1, utc(1, 5)),
+        ("user", "v", day(1), 0, 2, utc(1, 6)),
+        ("user", "w", day(1), 1, 0, None),
+    )
+    recency = {"acted": ["user"]}
+    today = today_counts(impressions, events, list(COUNTS), recency)
+    counts = counts_at_impressions(today, daily, {"user": ["user_id"]}, list(COUNTS), [1], recency)
+    assert by(counts, "impression_id", "user_acted_last_ts") == {
+        "i": utc(2, 10),
+        "j": moment,
+        "k": utc(1, 6),
+        "l": None,
+    }
+
+
 def test_who_was_last_seen_before_the_longest_window_is_forgotten(spark):
     schema = "entity string, key string, day date, shown_1d bigint"
     rows = [("user", "u", day(1), 1), ("user", "u", day(2), 0), ("user", "v", day(2), 1)]

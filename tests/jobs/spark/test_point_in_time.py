@@ -29,6 +29,7 @@ from tests.jobs.samples import contract, hold, recipe, run_config
 from tests.jobs.spark.frames import micros
 from tests.jobs.spark.test_ingest import raw
 from tests.reference import point_in_time as slow
+from validation.tables import recency_columns
 
 MICROS_A_DAY = 86_400_000_000
 NUM_DAYS = 4
@@ -171,6 +172,7 @@ def settings_of(knobs: Knobs):
             "attributes": {"category": "category"},
         },
         features__entities__category=["ad_category"],
+        features__recency={"impression": ["user", "category"], "buy": list(ENTITIES)},
         features__windows_days=[1, 3],
     )
     return recipe(
@@ -279,6 +281,7 @@ def compare_examples(log, config, examples, stored):
     events = log.events()
     kept = log.events_of(config.contract.timeline_event_types)
     timelines = {(row["user_id"], row["day"]): row for row in stored}
+    longest = max(features.windows_days)
     for row in examples:
         of = shown[row["impression_id"]]
         for name, task in config.contract.tasks.items():
@@ -287,13 +290,23 @@ def compare_examples(log, config, examples, stored):
             closes = max(of.at + window, of.known)
             assert micros([row[f"mature_ts_{name}"]]) == [closes]
         counts = {
-            f"{entity}_{name}_{days}d": slow.count(log, events, of, key, types, days)
+            f"{entity}_{name}_{days}d": len(slow.seen(log, events, of, key, types, days))
             for entity, key in ENTITIES.items()
             for name, types in features.counts.items()
             for days in features.windows_days
         }
         assert list(counts) == count_feature_names(config.contract)
         assert {name: row[name] for name in counts} == counts, of
+        moments = {
+            f"{entity}_{name}_last_ts": max(
+                slow.seen(log, events, of, ENTITIES[entity], features.counts[name], longest),
+                default=None,
+            )
+            for name, entities in features.recency.items()
+            for entity in entities
+        }
+        assert list(moments) == recency_columns(features.recency)
+        assert dict(zip(moments, micros(row[n] for n in moments), strict=True)) == moments, of
         # What a model reads are the N events that were known last before the impression.
         line = timelines[row["user_id"], row["day"]]
         end = row["history_end"]

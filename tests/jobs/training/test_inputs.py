@@ -67,6 +67,46 @@ def test_dense_features_equal_a_plain_loop(rows):
         np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_last_moment_is_read_as_log_minutes_and_whether_there_was_one(rows):
+    features = samples.contract(recency={"click": ["user", "ad"]}).features
+    waits = [[1, 90_000_000, None], [None, 0, 2_592_000_000_000]]
+    examples = rows.examples.slice(0, 3)
+    for entity, row in zip(("user", "ad"), waits, strict=True):
+        moments = [
+            None if wait is None else at - timedelta(microseconds=wait)
+            for at, wait in zip(examples["event_ts"].to_pylist(), row, strict=True)
+        ]
+        column = pa.array(moments, pa.timestamp("us", "UTC"))
+        examples = examples.append_column(f"{entity}_click_last_ts", column)
+    names = inputs.dense_names(features)
+    dense = inputs.dense_features(examples, features)
+    assert names[-4:] == [
+        "log_age_user_click",
+        "never_user_click",
+        "log_age_ad_click",
+        "never_ad_click",
+    ]
+    assert dense.shape == (3, len(names))
+    expected = [
+        [math.log1p(1 / 60e6), 0, math.nan, 1],
+        [math.log(2.5), 0, 0, 0],
+        [math.nan, 1, math.log(43_201), 0],
+    ]
+    np.testing.assert_allclose(dense[:, -4:], expected, rtol=1e-6)
+
+
+def test_the_strength_of_the_prior_is_the_contracts(rows):
+    near, far = (
+        inputs.dense_features(rows.examples, samples.contract(**changed).features)
+        for changed in ({"rate_prior_strength": 1e-6}, {"rate_prior_strength": 1e9})
+    )
+    names = inputs.dense_names(samples.contract().features)
+    own, prior = names.index("rate_ad_click_7d"), names.index("rate_all_click_7d")
+    c, n = (rows.examples[f"ad_{name}_7d"].to_numpy() for name in ("click", "shown"))
+    np.testing.assert_allclose(near[:, own], np.log(c / (n - c)), rtol=1e-4)
+    np.testing.assert_allclose(far[:, own], far[:, prior], rtol=1e-4)
+
+
 def test_names_of_dense_features_are_in_their_order(rows):
     features = samples.contract().features
     names = inputs.dense_names(features)
