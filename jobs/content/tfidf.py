@@ -22,6 +22,7 @@ import numpy as np
 from jobs.content.settings import TfidfSvd
 
 _ABOUT, _WEIGHTS = "encoder.json", "weights.safetensors"
+_POWER_ITERATIONS = 7
 _NEGLIGIBLE = 1e-5
 """A singular value this small beside the first is rounding: its direction is left out."""
 
@@ -61,7 +62,12 @@ def fit(
     idf = (1.0 + np.log((1.0 + len(texts)) / (1.0 + seen))).astype(np.float32)
     rank = min(settings.dim, len(texts))
     rows = _weighted(counts, idf).astype(np.float64)
-    _, values, found = randomized_svd(rows, rank, n_iter=7, random_state=settings.seed)
+    _, values, found = randomized_svd(
+        rows,
+        rank,
+        n_iter=_POWER_ITERATIONS,  # pyright: ignore[reportArgumentType]
+        random_state=settings.seed,
+    )
     found = found * (values > _NEGLIGIBLE * values[0])[:, None]
     largest = np.take_along_axis(found, np.abs(found).argmax(axis=1)[:, None], axis=1)
     components = np.zeros((settings.dim, settings.num_buckets), np.float32)
