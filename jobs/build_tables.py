@@ -1,7 +1,8 @@
 """Build labels, features, timelines, examples and the vocabulary in one Spark session.
 
 The same as running `build_labels`, `build_features`, `build_timelines`, `build_examples` and
-`build_vocabulary` one after the other, with one start of the JVM instead of five.
+`build_vocabulary` one after the other, with one start of the JVM instead of five; then
+`embed_content`, where the contract declares content.
 
     python -m jobs.build_tables --config var/runs/<run>/config.json
 """
@@ -16,6 +17,7 @@ from jobs import (
     build_labels,
     build_timelines,
     build_vocabulary,
+    embed_content,
 )
 from jobs.command import JobSummary, main, run_job
 from jobs.config import RunConfig
@@ -42,7 +44,10 @@ def run(config: RunConfig) -> JobSummary:
 
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build all tables in a given session; each step leaves a summary of its own."""
-    return merged("build_tables", [run_job(config, step, spark=spark) for step in STEPS])
+    parts = [run_job(config, step, spark=spark) for step in STEPS]
+    if config.contract.content is not None:
+        parts.append(run_job(config, embed_content.run))
+    return merged("build_tables", parts)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from jobs.content.settings import Content
 from jobs.errors import ConfigError
 from jobs.feeds import (
     AnyFeed,
@@ -130,6 +131,8 @@ class LogContract(Settings):
     features: Features
     timeline_event_types: list[str]
     """Event types that enter user histories."""
+    content: Content | None = None
+    """Texts of items that are turned into vectors; none if left out."""
 
     @field_validator("time_zone")
     @classmethod
@@ -149,6 +152,7 @@ class LogContract(Settings):
         _check_surfaces(self)
         _check_event_types(self)
         _check_features(self)
+        _check_content(self)
         _check_column_names(self)
         return self
 
@@ -202,6 +206,16 @@ class LogContract(Settings):
         return [
             f"{entity}_{name}" for feed in self.attribute_feeds(entity) for name in feed.attributes
         ]
+
+    @property
+    def unread_texts(self) -> set[str]:
+        """Attributes that are content alone: read as texts, and joined to no impression."""
+        if self.content is None:
+            return set()
+        features = self.features
+        keys = [name for key in features.entities.values() for name in key]
+        read = {*features.categorical, *features.numeric, *keys}
+        return {f"ad_{field}" for field in self.content.fields} - read
 
     def attribute_feeds(self, entity: str) -> list[AttributesFeed]:
         """Attribute feeds of an entity that features may read."""
@@ -373,6 +387,21 @@ def _check_features(contract: LogContract) -> None:
                 f"features.entities.{name}: counts are kept of users, ads, surfaces and their "
                 f"attributes; found {sorted(contextual & set(key))}, which no other event has"
             )
+
+
+def _check_content(contract: LogContract) -> None:
+    content = contract.content
+    if content is None:
+        return
+    ads = contract.attribute_feeds("ad")
+    feeds = {name: feed for name, feed in contract.feeds.items() if feed in ads}
+    if content.feed not in feeds:
+        raise ValueError(
+            "content.feed: one of the attributes feeds of ads that are dated (or read undated, by "
+            f"features.use_undated_attributes), which are {list(feeds)}; found {content.feed!r}"
+        )
+    known = feeds[content.feed].attributes
+    _check_known(f"content.fields: {content.feed} has no attribute", content.fields, known)
 
 
 def _check_column_names(contract: LogContract) -> None:

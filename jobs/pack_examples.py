@@ -1,6 +1,7 @@
 """Pack the run's examples and histories into arrays that every training job maps into memory.
 
-Reads `examples`, `timelines` and `vocabulary` at the versions that the run built. Writes `packed/`
+Reads `examples`, `timelines` and `vocabulary` (and `content_embeddings`, where the contract
+declares content) at the versions that the run built. Writes `packed/`
 in the run's folder. Guarantees: rows in order of time; the same tables give the same arrays.
 
     python -m jobs.pack_examples --config var/runs/<run>/config.json
@@ -13,7 +14,9 @@ from datetime import timedelta
 from jobs import delta
 from jobs.command import JobSummary, main, read_summary
 from jobs.config import RunConfig, days_between
+from jobs.content.vectors import TABLE
 from jobs.days import shown_days
+from jobs.training.content import read_content
 from jobs.training.inputs import Packed, pack
 from jobs.vocabulary import read_vocabulary
 
@@ -29,9 +32,12 @@ def run(config: RunConfig) -> JobSummary:
     timelines = delta.read_days(config.table("timelines"), days, version=built["timelines"])
     vocabulary = read_vocabulary(config.table("vocabulary"), built["vocabulary"])
     inputs = {name: built[name] for name in ("examples", "timelines", "vocabulary", "labels")}
-    spec = pack(
-        config.run_folder / FOLDER, examples, timelines, config.contract, vocabulary, inputs
-    )
+    content = None
+    if config.contract.content is not None:
+        content = read_content(config, examples, timelines)
+        inputs[TABLE] = built[TABLE]
+    folder = config.run_folder / FOLDER
+    spec = pack(folder, examples, timelines, config.contract, vocabulary, inputs, content)
     return JobSummary(
         job="pack_examples",
         inputs=inputs,

@@ -83,13 +83,15 @@ class Build:
         return rows.where(F.col("event_day").isin(self.shown_days))
 
     def with_attributes(self, rows: DataFrame, entity: str, on: str, at: str) -> DataFrame:
-        """Add an entity's attributes as known at a moment."""
+        """Add an entity's attributes as known at a moment, but no text that is content alone."""
         feeds = self.contract.attribute_feeds(entity)
-        for name, feed in self.contract.feeds.items():
+        for feed_name, feed in self.contract.feeds.items():
             if isinstance(feed, AttributesFeed) and feed in feeds:
                 names = [f"{entity}_{attribute}" for attribute in feed.attributes]
-                states = self.read(attribute_table(name), empty=tables.attributes(names))
-                rows = with_attributes(rows, states, on, at, names)
+                names = [name for name in names if name not in self.contract.unread_texts]
+                if names:
+                    states = self.read(attribute_table(feed_name), empty=tables.attributes(names))
+                    rows = with_attributes(rows, states, on, at, names)
         return rows
 
     def write(

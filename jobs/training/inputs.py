@@ -26,6 +26,8 @@ import torch
 
 from jobs.contract import Features, LogContract
 from jobs.errors import ConfigError
+from jobs.training import content as item_content
+from jobs.training.content import ItemContent
 from jobs.vocabulary import EVENT_TYPE, Vocabulary
 from model.batch import Batch, JaggedEvents
 from validation import tables
@@ -196,6 +198,16 @@ class Packed:
         self.event_categorical = arrays["event_categorical"]
         self.event_dense = arrays["event_dense"]
         self.event_us_flat = arrays["event_us_flat"]
+        self.content = self._optional("content")
+        """Vectors of items' content, float16, row 0 of zeros; None where none is declared."""
+        self.content_row = self._optional("content_row")
+        """Row of `content` of each example's ad, as known before the impression."""
+        self.event_content_row = self._optional("event_content_row")
+        """Row of `content` of each event's item, beside `event_us_flat`."""
+
+    def _optional(self, name: str) -> np.ndarray | None:
+        path = self.folder / f"{name}.npy"
+        return np.asarray(np.load(path, mmap_mode="r")) if path.exists() else None
 
     @property
     def num_rows(self) -> int:
@@ -258,6 +270,7 @@ def pack(
     contract: LogContract,
     vocabulary: Vocabulary,
     inputs: Mapping[str, int | None],
+    content: ItemContent | None = None,
 ) -> InputSpec:
     """Write packed arrays.
 
@@ -268,6 +281,7 @@ def pack(
         contract: The log contract.
         vocabulary: Rows of values.
         inputs: Versions of the tables that were read.
+        content: Content of the items; None where the contract declares none.
 
     Returns:
         What was packed.
@@ -304,6 +318,9 @@ def pack(
         **_events(timelines, vocabulary),
     }
     assert set(arrays) == set(_ARRAYS)
+    if content is not None:
+        zone = contract.time_zone
+        arrays |= item_content.content_arrays(content, examples, timelines, zone)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -17,6 +17,7 @@ from jobs.config import REPOSITORY
 DOMAINS = ["left", "right"]
 VERTICALS = ["left-main", "left-side", "right-main"]
 _LIGHT = ("__init__", "config", "contract", "errors", "feeds", "recipes", "settings")
+_LIGHT_CONTENT = ("__init__", "settings")
 _JOB = """\
 import json, sys, time
 from pathlib import Path
@@ -57,6 +58,9 @@ def make_repository(root: Path, jobs: list[str]) -> Path:
     (root / "jobs").mkdir()
     for name in _LIGHT:
         shutil.copy(REPOSITORY / "jobs" / f"{name}.py", root / "jobs")
+    (root / "jobs" / "content").mkdir()
+    for name in _LIGHT_CONTENT:
+        shutil.copy(REPOSITORY / "jobs" / "content" / f"{name}.py", root / "jobs" / "content")
     for name in jobs:
         (root / "jobs" / f"{name}.py").write_text(_JOB, encoding="utf-8")
     control(root)
