@@ -141,6 +141,24 @@ class GateOperator(JobOperator):
         super().__init__(**{**kwargs, "retries": 0})
 
 
+class RecipeOperator(JobOperator):
+    """Run a job that belongs to no retrain: it is told a recipe instead of a configuration."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(config="", **kwargs)
+
+    def arguments(self, context: Context) -> list[str]:
+        """Recipe, overrides and whether to change anything, from the run's parameters."""
+        assert "params" in context
+        params = context["params"]
+        dry = ["--dry-run"] if params["dry_run"] else []
+        return [
+            *("--recipe", params["recipe"]),
+            *("--overrides", json.dumps(params["overrides"])),
+            *dry,
+        ]
+
+
 class ResolveConfig(JobOperator):
     """Run `resolve_config`: the one job that is told a day instead of a configuration.
 

@@ -181,6 +181,23 @@ class Resources(Settings):
     """Worker failures that the teacher's training survives."""
 
 
+class Maintenance(Settings):
+    """How long what no longer serves is kept. Versions that a registered model was trained on stay
+    whatever their age."""
+
+    retention_days: int = Field(default=7, ge=1)
+    """Files of replaced rows, and files that no commit names, are deleted after so many days; more
+    than any run takes, for it reads the versions that it began with."""
+    log_retention_days: int = Field(default=30, ge=1)
+    """Versions older than this can no longer be opened."""
+    packed_retention_days: int | None = Field(default=None, ge=1)
+    """Age at which a run's packed arrays are deleted; kept if left out."""
+    target_file_bytes: int = Field(default=128 << 20, ge=1)
+    """Size of file that compaction aims at."""
+    checkpoint_commits: int = Field(default=10, ge=1)
+    """Commits after which a table's log gets a new checkpoint."""
+
+
 class Recipe(Settings):
     """What to retrain and how. Built by a function in `jobs/recipes.py`."""
 
@@ -193,6 +210,7 @@ class Recipe(Settings):
     vertical_student: Student
     gates: Gates = Gates()
     resources: Resources = Resources()
+    maintenance: Maintenance = Maintenance()
     log_uri: str
     """Folder of the raw log."""
 
@@ -211,13 +229,14 @@ class Recipe(Settings):
 
     @property
     def content_hash(self) -> str:
-        """Hash of everything that may change a row or a weight; resources may not."""
+        """Hash of everything that may change a row or a weight, which how long things are kept and
+        where they run may not."""
         values = self.model_dump(mode="json", include=set(Recipe.model_fields) - _NO_CONTENT)
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_NO_CONTENT = {"resources", "log_uri", "name"}
+_NO_CONTENT = {"resources", "maintenance", "log_uri", "name"}
 
 
 class Plan(Settings):

@@ -35,6 +35,8 @@ from pyarrow import dataset
 from jobs.errors import ConfigError
 
 METADATA_KEY = "lapidary"
+RECORDS_KEY = "lapidary_days"
+"""Metadata of a commit that repeats the records of days, so that older log entries may go."""
 
 
 @dataclass(frozen=True)
@@ -165,28 +167,59 @@ def read_days(
 
 def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:
     """The commit that wrote each day, where its files are still the day's files."""
-    return {day: commit for day, (_, commit) in _live(table).items()}
+    return {day: commit for day, (_, commit) in live_records(table).items()}
 
 
 def live_versions(table: DeltaTable | None) -> dict[date, int]:
     """The version that wrote each day, where its files are still the day's files."""
-    return {day: version for day, (version, _) in _live(table).items()}
+    return {day: version for day, (version, _) in live_records(table).items()}
 
 
-def _live(table: DeltaTable | None) -> dict[date, tuple[int, PartitionCommit]]:
+def live_records(table: DeltaTable | None) -> dict[date, tuple[int, PartitionCommit]]:
+    """As `live_commits`, each with the version whose log entry says it."""
     if table is None:
         return {}
     live = paths_by_day(table)
     found: dict[date, tuple[int, PartitionCommit]] = {}
     for entry in table.history():
-        text = entry.get(METADATA_KEY)
-        if text is None:
-            continue
-        commit = PartitionCommit(**(json.loads(text) if isinstance(text, str) else text))
-        day = date.fromisoformat(commit.day)
-        if day not in found and live.get(commit.day) == set(commit.files):
-            found[day] = (entry["version"], commit)
+        told = [_plain(entry[METADATA_KEY])] if METADATA_KEY in entry else []
+        told += _plain(entry.get(RECORDS_KEY, []))
+        for commit in [PartitionCommit(**values) for values in told]:
+            day = date.fromisoformat(commit.day)
+            if day not in found and live.get(commit.day) == set(commit.files):
+                found[day] = entry["version"], commit
     return found
+
+
+def _plain(metadata: Any) -> Any:
+    return json.loads(metadata) if isinstance(metadata, str) else metadata
+
+
+def carry_records(uri: str) -> int:
+    """Repeat the records of all days in one commit that changes no row.
+
+    Returns:
+        The version that says them.
+
+    Raises:
+        StaleSnapshot: Another writer came between.
+    """
+    table = open_table(uri)
+    assert table is not None, "only a table has records"
+    before = table.version()
+    records = [asdict(commit) for commit in live_commits(table).values()]
+    properties = CommitProperties(
+        custom_metadata={RECORDS_KEY: json.dumps(records)}, max_commit_retries=0
+    )
+    schema = Schema.from_arrow(pa.schema(table.schema()))
+    try:
+        table.create_write_transaction([], "append", schema, ["day"], commit_properties=properties)
+    except DeltaError as error:
+        if latest_version(uri) == before:
+            raise  # nobody came between
+        raise StaleSnapshot(f"{Path(uri).name}: another writer came first") from error
+    table.update_incremental()
+    return table.version()
 
 
 def replace_day(
@@ -212,6 +245,33 @@ def replace_day(
     """
     assert commit.rows > 0, "an empty write never replaces a partition"
     adds = [_add_action(uri, path, {"day": commit.day}) for path in commit.files]
+    return _swap_day(uri, schema, commit, adds, expected)
+
+
+def drop_day(uri: str, commit: PartitionCommit, expected: Collection[str]) -> int:
+    """Take a day out of a table, in one commit; compare-and-set as `replace_day`.
+
+    Args:
+        uri: Table.
+        commit: The day, without rows or files, and who dropped it.
+        expected: The day's files when that was decided.
+
+    Raises:
+        StaleSnapshot: Another writer replaced the day meanwhile.
+    """
+    assert commit.rows == 0 and not commit.files, "a dropped day holds nothing"
+    table = open_table(uri)
+    assert table is not None, "only a table has days"
+    return _swap_day(uri, pa.schema(table.schema()), commit, [], expected)
+
+
+def _swap_day(
+    uri: str,
+    schema: pa.Schema,
+    commit: PartitionCommit,
+    adds: Sequence[AddAction],
+    expected: Collection[str],
+) -> int:
     properties = CommitProperties(
         custom_metadata={METADATA_KEY: json.dumps(asdict(commit))}, max_commit_retries=0
     )
@@ -347,7 +407,13 @@ def append(uri: str, rows: pa.Table) -> int:
 
 
 def append_numbered(
-    uri: str, rows: pa.Table, app_id: str, number: int, snapshot: DeltaTable | None
+    uri: str,
+    rows: pa.Table,
+    app_id: str,
+    number: int,
+    snapshot: DeltaTable | None,
+    *,
+    replacing: bool = False,
 ) -> int:
     """Append rows as application transaction `number`, only if it is the next one.
 
@@ -359,6 +425,7 @@ def append_numbered(
         app_id: Application id.
         number: 1 for the first transaction of `app_id`, then counting up.
         snapshot: The table as the decision to write saw it.
+        replacing: Whether the rows take the place of all that the table holds.
 
     Returns:
         The new version.
@@ -384,7 +451,8 @@ def append_numbered(
                 uri, schema, [add], mode="error", commit_properties=properties
             )
             return 0
-        snapshot.create_write_transaction([add], "append", schema, commit_properties=properties)
+        mode = "overwrite" if replacing else "append"
+        snapshot.create_write_transaction([add], mode, schema, commit_properties=properties)
     except DeltaError as error:
         if latest_version(uri) == _version(snapshot):
             raise  # nobody came between

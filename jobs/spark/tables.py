@@ -99,7 +99,7 @@ def write_days(
     spark = df.sparkSession
     before = delta.open_table(uri)
     expected = delta.paths_by_day(before)
-    folder = _write_folder(uri, commit["run_id"])
+    folder = write_folder(uri, commit["run_id"])
     keys = (
         [F.col("day")]
         if files_per_day == 1
@@ -113,7 +113,7 @@ def write_days(
         .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
         .parquet(str(folder))
     )
-    files = _files_by_day(folder, Path(uri))
+    files = files_by_day(folder, Path(uri))
     assert set(files) <= set(days), (
         f"{uri}: rows of {sorted(set(files) - set(days))} outside {days}"
     )
@@ -187,7 +187,7 @@ def _hash_sum(hashed: Column) -> Column:
     )
 
 
-def _write_folder(uri: str, run_id: str) -> Path:
+def write_folder(uri: str, run_id: str) -> Path:
     """A new folder for this write: the run's, numbered where a retry wrote before."""
     attempt = 0
     while True:
@@ -202,7 +202,8 @@ def _write_folder(uri: str, run_id: str) -> Path:
             return folder
 
 
-def _files_by_day(path: Path, root: Path) -> dict[date, list[str]]:
+def files_by_day(path: Path, root: Path) -> dict[date, list[str]]:
+    """Files that a write left in its folder, relative to the table."""
     found: dict[date, list[str]] = {}
     for file in sorted(path.glob("day=*/*.parquet")):
         day = date.fromisoformat(file.parent.name.removeprefix("day="))

@@ -167,6 +167,7 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     with tracking.child_run(config, plan.name, plan.kind) as mlflow_run:
         training = plan.settings.training
         tracking.log_training(mlflow_run, config, student.card, training, packed, student.results)
+        mlflow_run.inputs(config, scores)
         mlflow_run.params({f"distillation.{k}": v for k, v in plan.settings.distillation})
         mlflow_run.params({"teacher": plan.scorer, "twin_trial": twin.card.trial})
         tags = {"trained_until": str(student.card.trained_until), "teacher": plan.scorer}

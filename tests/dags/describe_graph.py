@@ -1,15 +1,17 @@
-"""Parse `daily_retrain` and print what it is, as JSON: loaded modules, graph, parameters."""
+"""Parse a DAG, `daily_retrain` if none is named, and print what it is, as JSON."""
 
+import importlib
 import json
 import sys
 
 
 def main() -> None:
     """Import the DAG file as Airflow would, then look at it."""
-    import dags.daily_retrain
+    name = sys.argv[1] if len(sys.argv) > 1 else "daily_retrain"
+    module = importlib.import_module(f"dags.{name}")
 
     loaded = sorted(sys.modules)
-    dag = dags.daily_retrain.daily_retrain()
+    dag = getattr(module, name)()
     graph = []
     for task in dag.tasks:
         marks = [

@@ -100,7 +100,12 @@ def test_a_contract_may_be_given_by_its_path(tmp_path):
     assert changed.teacher == kuairand().teacher
 
 
-NO_CONTENT = {"name": "x", "log_uri": "/x", "resources": {"num_workers": 7}}
+NO_CONTENT = {
+    "name": "x",
+    "log_uri": "/x",
+    "resources": {"num_workers": 7},
+    "maintenance": {"retention_days": 9},
+}
 CONTENT: dict[str, Any] = {
     "contract": {"features": {"windows_days": [1, 14]}},
     "windows": {"gate_hours": 3},

@@ -263,3 +263,34 @@ def test_the_challenger_is_the_newest_version(config, client, family, name):
     tracking.set_challenger(run, family[0], "2")
     tracking.set_challenger(run, family[0], "3")
     assert aliases(client, family)[0] == {"challenger": 3}
+
+
+@pytest.fixture
+def apart(home, name):
+    """A retrain of a family of its own."""
+    plain = samples.config(home)
+    contract = plain.contract.model_copy(update={"name": name})
+    family = plain.model_copy(update={"contract": contract})
+    mlflow_run = tracking.start_parent(family, str(home), name, family.plan, HASHES)
+    run = samples.run_context(run_id=name, mlflow_run=mlflow_run)
+    return family.model_copy(update={"run": run})
+
+
+def test_registered_versions_say_which_table_versions_they_were_trained_on(apart, name, trained):
+    with tracking.child_run(apart, name, "teacher") as run:
+        run.inputs(apart, {"examples": 7, "vocabulary": 0, "none": None})
+        run.inputs(apart, {"teacher_scores/x": 3})
+        version, _ = tracking.register(run, name, trained[-1], "judged", {})
+    (found,) = tracking.trained_versions(apart, apart.home)
+    inputs = {"examples": 7, "vocabulary": 0, "teacher_scores/x": 3}
+    assert found == tracking.Trained(name, version, inputs)
+    tracking.tag_trained(apart, apart.home, found, {"note": "x"})
+    assert run.client.get_model_version(name, version).tags["note"] == "x"
+
+
+def test_a_registered_version_that_does_not_say_what_it_read_is_refused(apart, name):
+    with tracking.child_run(apart, name, "teacher") as run:
+        run.client.create_registered_model(name)
+        run.client.create_model_version(name, "file:///nowhere", run.id)
+    with pytest.raises(ConfigError, match=f"{name} version 1: its run {run.id} does not say which"):
+        tracking.trained_versions(apart, apart.home)
