@@ -76,6 +76,22 @@ def simulated() -> Recipe:
     )
 
 
+def world() -> Recipe:
+    """Retrain on the frozen world of three platforms, a million impressions in twenty days.
+
+    Command: `python -m jobs.simulate_log --preset world-3`, then `python -m jobs.run_local --recipe
+    world --day 2026-01-20`. Expected: nothing measured yet.
+    """
+    base = simulated()
+    return base.model_copy(
+        update={
+            "name": "world",
+            "contract": load_contract(REPOSITORY / "infra" / "contracts" / "world.yaml"),
+            "log_uri": str(lapidary_home() / "logs" / "world-3"),
+        }
+    )
+
+
 def tiny() -> Recipe:
     """Few days of the bundled log and the smallest models, for tests.
 
@@ -117,7 +133,7 @@ def _small(width: int, batch_size: int) -> Training:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (kuairand, simulated, tiny)
+    recipe.__name__: recipe for recipe in (kuairand, simulated, world, tiny)
 }
 
 

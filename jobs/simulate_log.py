@@ -8,9 +8,11 @@ file is there whole or not at all; nothing but `truth` holds a true probability.
 
 The world is set by the first call into a folder (its first day is the world's, unless
 `--world-start` says otherwise) and kept in `world.json`: later calls continue it, and refuse to
-change it.
+change it. A preset is a world that is frozen by a digest: where its rows would be others, nothing
+is written.
 
     python -m jobs.simulate_log --first-day 2026-01-01 --days 30
+    python -m jobs.simulate_log --preset world-2 --out var/logs/world-2
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,15 +35,11 @@ from jobs.command import JobSummary, exit_with, log, write_json
 from jobs.config import lapidary_home, parse_day
 from jobs.errors import ConfigError
 from jobs.settings import checked
-from jobs.simulation import Columns, Day, World
+from jobs.simulation import PRESETS, Day, World
 
 WORLD = "world.json"
-TRUTH = "truth"
-"""The side table with true probabilities; no contract names it."""
 MARKER = "_SUCCESS"
 _MAX_DAYS = 10_000
-_OUTCOME_PREFIX = ("k", "v")
-"""First letters of the ids of clicks and conversions: ids of all feeds share one table."""
 
 
 def run(world: World, out: Path, first_day: date, num_days: int) -> JobSummary:
@@ -72,7 +69,7 @@ def run(world: World, out: Path, first_day: date, num_days: int) -> JobSummary:
     _keep_world(world, out)
     rows, dropped = Counter[str](), 0
     for day in simulation.days(world, first, num_days):
-        for name, table in tables(day).items():
+        for name, table in simulation.tables(day).items():
             _write(table, out / name / _folder(world, day) / "part-0.parquet")
             rows[name] += table.num_rows
         (out / "impressions" / _folder(world, day) / MARKER).touch()
@@ -94,79 +91,6 @@ def run(world: World, out: Path, first_day: date, num_days: int) -> JobSummary:
     )
 
 
-def tables(day: Day) -> dict[str, pa.Table]:
-    """A day's tables by name, in the order in which they are written."""
-    people, ads, shown = day.people, day.ads, day.impressions
-    organic, outcomes, users = day.organic, day.outcomes, people.users
-    kind = outcomes["outcome_type"]
-    return {
-        "users": pa.table(
-            {
-                "user_id": _ids("u", users["number"]),
-                "country": _names(simulation.COUNTRIES, users["country"]),
-                "age_group": _names(simulation.AGE_GROUPS, users["age_group"]),
-                "device": _names(simulation.DEVICES, users["device"]),
-                "created_ms": users["created_ms"],
-            }
-        ),
-        "ads": pa.table(
-            {
-                "ad_id": _ids("a", ads.number),
-                "campaign_id": _ids("c", ads.campaign),
-                "category": _ids("t", people.campaign_category[ads.campaign]),
-                "created_ms": ads.created_ms,
-            }
-        ),
-        "events": pa.table(
-            {
-                "event_id": _ids("o", organic["number"]),
-                "user_id": _ids("u", organic["user"]),
-                "item_id": _ids("n", organic["item"]),
-                "surface": _names(simulation.SURFACES, organic["surface"]),
-                "event_type": _names(simulation.EVENT_TYPES, organic["event_type"]),
-                "event_ms": organic["event_ms"],
-            }
-        ),
-        "outcomes": pa.table(
-            {
-                "outcome_id": _ids(np.array(_OUTCOME_PREFIX)[kind], outcomes["number"]),
-                "impression_id": _ids("i", outcomes["number"]),
-                "outcome_type": _names(simulation.OUTCOME_TYPES, kind),
-                "event_ms": outcomes["event_ms"],
-                "value": pa.array(outcomes["value"], from_pandas=True),
-            }
-        ),
-        TRUTH: _truth(day.truth),
-        "impressions": pa.table(
-            {
-                "impression_id": _ids("i", shown["number"]),
-                "user_id": _ids("u", shown["user"]),
-                "ad_id": _ids("a", ads.number[shown["slot"]]),
-                "campaign_id": _ids("c", ads.campaign[shown["slot"]]),
-                "surface": _names(simulation.SURFACES, shown["surface"]),
-                "event_ms": shown["event_ms"],
-                "position": pa.array(shown["position"], pa.int32()),
-                "device": _names(simulation.DEVICES, shown["device"]),
-                "bid": shown["bid"],
-                "propensity": shown["propensity"],
-            }
-        ),
-    }
-
-
-def _truth(truth: Columns) -> pa.Table:
-    figures = {name: values for name, values in truth.items() if name != "number"}
-    return pa.table({"impression_id": _ids("i", truth["number"]), **figures})
-
-
-def _ids(prefix: str | np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    return np.strings.add(prefix, numbers.astype(str))
-
-
-def _names(names: tuple[str, ...], indexes: np.ndarray) -> pa.Array:
-    return pa.array(names).take(pa.array(indexes))
-
-
 def _folder(world: World, day: Day) -> str:
     return f"day={world.day(day.number).isoformat()}"
 
@@ -175,7 +99,9 @@ def _write(table: pa.Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A leading dot, so that no reader of the folder takes it for a part.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    pq.write_table(table, partial, compression="zstd")
+    # Hardly any two numbers are alike; a dictionary of them would be made in vain.
+    repeated = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    pq.write_table(table, partial, compression="zstd", use_dictionary=repeated)  # pyright: ignore[reportArgumentType]
     partial.replace(path)
 
 
@@ -209,14 +135,16 @@ def _main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, help="the log's folder; <LAPIDARY_HOME>/logs/simulated")
+    parser.add_argument("--preset", help=f"a frozen world: {', '.join(PRESETS)}")
     parser.add_argument("--first-day", help="YYYY-MM-DD; so that yesterday (UTC) is the last")
-    parser.add_argument("--days", type=int, default=1, help="how many days to write; 1")
+    parser.add_argument("--days", type=int, help="how many days to write; 1, or all of the preset")
     parser.add_argument("--world-start", help="the world's day 0, YYYY-MM-DD; the first day")
     for option, (name, unit) in _OPTIONS.items():
         default = World.model_fields[name].default
         parser.add_argument(option, dest=name, type=int, help=f"{unit}; {default}")
     options = parser.parse_args()
-    exit_with(lambda: asdict(_run_options(options)))
+    run_options = _run_preset if options.preset else _run_options
+    exit_with(lambda: asdict(run_options(options)))
 
 
 _OPTIONS = {
@@ -229,17 +157,44 @@ _OPTIONS = {
 
 def _run_options(options: argparse.Namespace) -> JobSummary:
     out = options.out or lapidary_home() / "logs" / "simulated"
+    num_days = 1 if options.days is None else options.days
     if options.first_day:
         first_day = parse_day(options.first_day, "--first-day")
     else:
-        days = min(max(options.days, 1), _MAX_DAYS)  # `run` refuses the rest
+        days = min(max(num_days, 1), _MAX_DAYS)  # `run` refuses the rest
         first_day = datetime.now(UTC).date() - timedelta(days=days)
     given = {name: getattr(options, name) for name, _ in _OPTIONS.values()}
     if options.world_start:
         given["world_start"] = parse_day(options.world_start, "--world-start").isoformat()
     values = _held_world(out) or {"world_start": first_day.isoformat()}
     values |= {name: value for name, value in given.items() if value is not None}
-    return run(checked(World, values, "options"), out, first_day, options.days)
+    return run(checked(World, values, "options"), out, first_day, num_days)
+
+
+def _run_preset(options: argparse.Namespace) -> JobSummary:
+    name = options.preset
+    if name not in PRESETS:
+        raise ConfigError(f"--preset: unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    fixed = {option: getattr(options, field) for option, (field, _) in _OPTIONS.items()}
+    for option, value in {**fixed, "--world-start": options.world_start}.items():
+        if value is not None:
+            raise ConfigError(
+                f"{option}: a preset is frozen; found {value!r}; leave one of both out"
+            )
+    preset = PRESETS[name]
+    found = simulation.digest(preset.world)
+    if found != preset.digest:
+        raise ConfigError(
+            f"--preset: {name} has rows of digest {preset.digest}; found {found}; install the "
+            "pinned numpy, or, where the simulation was changed on purpose, name a new preset"
+        )
+    first_day = preset.world.world_start
+    if options.first_day:
+        first_day = parse_day(options.first_day, "--first-day")
+    left = preset.num_days - (first_day - preset.world.world_start).days
+    num_days = left if options.days is None else options.days
+    out = options.out or lapidary_home() / "logs" / name
+    return run(preset.world, out, first_day, num_days)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Days of the simulated log: requests, auctions, outcomes and when they arrive."""
+"""Days of the simulated log, one after another: outcomes, and when they arrive."""
 
 from __future__ import annotations
 
@@ -8,111 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.simulation.people import Ads, People, draw_ads, draw_organic, draw_people
-from jobs.simulation.truth import history_shares, logit_parts
+from jobs.simulation.ads import Ads, Campaigns, draw_ads, draw_campaigns
+from jobs.simulation.auctions import draw_impressions
+from jobs.simulation.draws import Stream, random
+from jobs.simulation.history import Actions, past_of
+from jobs.simulation.people import People, draw_organic, draw_people
 from jobs.simulation.world import (
     ARRIVAL_DAYS,
-    CLICK,
-    CONVERSION,
     DAY_MS,
-    DEVICES,
-    EXPLORATION,
     FAST_DAYS,
     FAST_RATIO,
     HISTORY_DAYS,
-    NUM_CANDIDATES,
-    POSITION_UP_TO,
-    PREDICTION_SIGMA,
     SLOW_DAYS,
-    Array,
     Columns,
-    Indexes,
-    Stream,
     World,
-    picked,
-    random,
-    surfaces,
-    times_of_day,
 )
-
-
-def draw_requests(world: World, people: People, number: int) -> Columns:
-    """Draw who is to see an ad on a day, when and where, in order of time."""
-    rng = random(world, Stream.REQUESTS, number)
-    rows = world.num_impressions
-    event_ms = world.day_ms(number) + times_of_day(rng, rows)
-    user = picked(people.active_up_to, rng.random(rows))
-    own = people.users["device"][user]
-    other = rng.integers(len(DEVICES), size=rows)
-    return {
-        "number": world.row_numbers(number, rows),
-        "user": user,
-        "surface": surfaces(people.blue_ratio[user], rng),
-        "position": picked(POSITION_UP_TO, rng.random(rows)),
-        "device": np.where(rng.random(rows) < 0.8, own, other),
-        "event_ms": event_ms,
-    }
-
-
-def auction(score: Array, rng: np.random.Generator) -> tuple[Indexes, Array]:
-    """Show the candidate of the highest score, or any one in epsilon of the cases.
-
-    propensity = (1 - epsilon) [best] + epsilon / C, given the candidates.
-
-    Args:
-        score: (B, C).
-        rng: Random numbers.
-
-    Returns:
-        Index of the candidate shown, (B,), and its propensity, (B,).
-    """
-    rows, candidates = score.shape
-    best = score.argmax(axis=1)
-    at_random = rng.integers(candidates, size=rows)
-    shown = np.where(rng.random(rows) < EXPLORATION, at_random, best)
-    return shown, (1 - EXPLORATION) * (shown == best) + EXPLORATION / candidates
-
-
-def draw_impressions(
-    world: World, people: People, ads: Ads, history: Columns, number: int
-) -> tuple[Columns, Columns]:
-    """Draw a day's impressions by auction.
-
-    Candidates are different ads, one from each of C equal stretches of the day's list.
-
-    Returns:
-        Impressions, in order of time, and the truth about each.
-    """
-    request = draw_requests(world, people, number)
-    rng = random(world, Stream.AUCTIONS, number)
-    shape = (world.num_impressions, NUM_CANDIDATES)
-    stretch = world.num_ads // NUM_CANDIDATES
-    turn = rng.integers(world.num_ads, size=(shape[0], 1))
-    within = rng.integers(stretch, size=shape)
-    slot = (turn + np.arange(NUM_CANDIDATES) * stretch + within) % world.num_ads
-    category = people.campaign_category[ads.campaign[slot]]
-    share = history_shares(history, request["user"], category, request["event_ms"])
-    parts = logit_parts(CLICK, people, ads, request, slot=slot, share=share)
-    predicted = sigmoid(total(parts) + PREDICTION_SIGMA * rng.standard_normal(shape))
-    bid = people.campaign_bid[ads.campaign[slot]] * rng.lognormal(0.0, 0.2, shape)
-    shown, propensity = auction(bid * predicted, rng)
-
-    def of_shown(values: np.ndarray) -> np.ndarray:
-        return np.take_along_axis(values, shown[:, None], axis=1)
-
-    slot, share, bid = of_shown(slot), of_shown(share), of_shown(bid)
-    click = {name: of_shown(part)[:, 0] for name, part in parts.items()}
-    parts = logit_parts(CONVERSION, people, ads, request, slot=slot, share=share)
-    conversion = {name: part[:, 0] for name, part in parts.items()}
-    impressions = {**request, "slot": slot[:, 0], "bid": bid[:, 0], "propensity": propensity}
-    truth = {
-        "number": request["number"],
-        "p_click": sigmoid(total(click)),
-        "p_conversion_given_click": sigmoid(total(conversion)),
-        **{f"click_{name}": part for name, part in click.items()},
-        **{f"conversion_{name}": part for name, part in conversion.items()},
-    }
-    return impressions, truth
 
 
 def draw_outcomes(world: World, impressions: Columns, truth: Columns, number: int) -> Columns:
@@ -147,8 +57,10 @@ def converted_within(days: float) -> float:
 class Day:
     """Everything that arrives on one day, and the truth about its impressions."""
 
+    world: World
     number: int
     people: People
+    campaigns: Campaigns
     ads: Ads
     impressions: Columns
     truth: Columns
@@ -171,15 +83,16 @@ def days(world: World, first: int, num_days: int) -> Iterator[Day]:
         The days, equal whatever `first` is. At most one day's rows, the organic events that sway
         it and the outcomes still to arrive are held.
     """
-    people = draw_people(world)
-    recent: deque[Columns] = deque(maxlen=HISTORY_DAYS + 1)
+    people, campaigns = draw_people(world), draw_campaigns(world)
+    recent: deque[Actions] = deque(maxlen=HISTORY_DAYS + 1)
     pending: list[Columns] = []
     for number in range(max(0, first - ARRIVAL_DAYS - HISTORY_DAYS), first + num_days):
-        recent.append(draw_organic(world, people, number))
+        organic = draw_organic(world, people, number)
+        recent.append(past_of(organic, world.num_users))
         if number < first - ARRIVAL_DAYS:
             continue
-        ads = draw_ads(world, people, number)
-        shown, truth = draw_impressions(world, people, ads, concatenated(recent), number)
+        ads = draw_ads(world, campaigns, number)
+        shown, truth = draw_impressions(world, people, ads, recent, number)
         drawn = draw_outcomes(world, shown, truth, number)
         in_time = (drawn["event_ms"] - world.day_ms(number)) // DAY_MS <= ARRIVAL_DAYS
         pending.append(rows_of(drawn, in_time))
@@ -189,10 +102,26 @@ def days(world: World, first: int, num_days: int) -> Iterator[Day]:
         if number >= first:
             outcomes = in_time_order(rows_of(waiting, arrived))
             dropped = int((~in_time).sum())
-            yield Day(number, people, ads, shown, truth, recent[-1], outcomes, dropped)
+            yield Day(
+                world, number, people, campaigns, ads, shown, truth, organic, outcomes, dropped
+            )
 
 
-def concatenated(parts: Sequence[Columns] | deque[Columns]) -> Columns:
+def whole_day(world: World, number: int) -> Day:
+    """A day alone, quickly: its outcomes are those of its own impressions, whenever they arrive."""
+    people, campaigns = draw_people(world), draw_campaigns(world)
+    organic = {}
+    recent: deque[Actions] = deque()
+    for day in range(max(0, number - HISTORY_DAYS), number + 1):
+        organic = draw_organic(world, people, day)
+        recent.append(past_of(organic, world.num_users))
+    ads = draw_ads(world, campaigns, number)
+    shown, truth = draw_impressions(world, people, ads, recent, number)
+    outcomes = in_time_order(draw_outcomes(world, shown, truth, number))
+    return Day(world, number, people, campaigns, ads, shown, truth, organic, outcomes, 0)
+
+
+def concatenated(parts: Sequence[Columns]) -> Columns:
     """Rows of several parts, one after another."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -204,11 +133,3 @@ def rows_of(columns: Columns, chosen: np.ndarray) -> Columns:
 def in_time_order(outcomes: Columns) -> Columns:
     keys = (outcomes["outcome_type"], outcomes["number"], outcomes["event_ms"])
     return rows_of(outcomes, np.lexsort(keys))
-
-
-def total(parts: Columns) -> Array:
-    return np.sum(list(parts.values()), axis=0)
-
-
-def sigmoid(z: Array) -> Array:
-    return 1 / (1 + np.exp(-z))

@@ -1,10 +1,9 @@
-"""The simulated world's settings, constants and random numbers."""
+"""The simulated world's settings and constants."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,28 +17,39 @@ Columns = dict[str, np.ndarray]
 """Rows as columns of equal length."""
 
 DAY_MS = 86_400_000
-HISTORY_DAYS = 7
+HOUR_MS = 3_600_000
+HISTORY_DAYS = 14
 """Whole days of organic events before an impression's day that can sway it."""
+HISTORY_WINDOWS = (4, 16, 64, 256, 1024)
+"""N_m: an impression is swayed by shares among the user's last N_m actions, all m alike."""
+HISTORY_CUTS = (20, 100, 400)
+"""Lengths at which the truth tells what cutting a history costs."""
 ARRIVAL_DAYS = 14
 """A conversion that would arrive more days than this after its impression's day never does."""
 
-DOMAINS = ("blue", "violet")
-SURFACES = ("blue_feed", "blue_reels", "blue_stories", "violet_feed", "violet_explore")
-SURFACE_DOMAIN = np.array([0, 0, 0, 1, 1])
-SURFACES_UP_TO = np.array([[0.5, 0.8, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.6, 1.0]])
-"""Share of a domain's traffic that falls to each surface and the ones before it."""
-SURFACE_SIGNS = np.array(
-    [
-        [1, 1, 1, -1, -1, -1],
-        [1, -1, -1, 1, 1, -1],
-        [-1, 1, -1, 1, -1, 1],
-        [-1, -1, 1, -1, 1, 1],
-        [1, -1, 1, -1, -1, 1],
-    ]
+DOMAINS = ("blue", "violet", "amber")
+SURFACES = (
+    "blue_feed",
+    "blue_reels",
+    "blue_stories",
+    "violet_feed",
+    "violet_explore",
+    "amber_feed",
+    "amber_search",
 )
+SURFACE_DOMAIN = np.array([0, 0, 0, 1, 1, 2, 2])
+SURFACE_SHARES = np.array([0.5, 0.3, 0.2, 0.6, 0.4, 0.5, 0.5])
+"""Share of its domain's traffic that falls to a surface."""
+DOMAIN_WEIGHTS = (2.4, 2.0, 1.6)
+"""Dirichlet weights of a user's time on each platform."""
+HOUR_SHARES = (1 + 0.6 * np.cos(2 * np.pi * (np.arange(24) - 20) / 24)) / 24
+"""Share of a day's traffic by hour (UTC)."""
+HOURS_PER_PART = 6
+"""A part of the day: night, morning, afternoon, evening."""
 EVENT_TYPES = ("view", "like", "search")
-EVENT_TYPE_UP_TO = np.array([0.8, 0.92, 1.0])
-EVENT_WEIGHT = np.array([1.0, 2.0, 3.0])
+EVENT_TYPE_SHARES = (0.5, 0.25, 0.25)
+EVENT_WEIGHT = np.array([1, 2, 3])
+VIEW, LIKE, SEARCH = range(3)
 OUTCOME_TYPES = ("click", "conversion")
 COUNTRIES = ("AR", "BR", "DE", "ID", "IN", "JP", "NG", "US")
 AGE_GROUPS = ("13-17", "18-24", "25-34", "35-44", "45-54", "55+")
@@ -49,20 +59,29 @@ WIDTH = 6
 MIN_USERS = 100
 """Enough for the covariance of the users' vectors."""
 NUM_CATEGORIES = 12
+NUM_CLUSTERS = 24
+"""Clusters of content; no column tells a campaign's."""
 COMMON_RATIO = 0.7
 """Variance of users' and ads' vectors that their group or campaign accounts for."""
+CLUSTER_RATIO, CAMPAIGN_RATIO = 0.7, 0.5
+"""Variance of campaigns' content that their cluster, of creatives' that their campaign tells."""
+CREATIVES_PER_CAMPAIGN = 4
+CREATIVE_DAYS = 7
+"""Days after which a campaign books new creatives."""
+NUM_WORDS, TITLE_WORDS, DESCRIPTION_WORDS = 400, 8, 16
+WORD_SHARPNESS = 1.3
+"""How much a word tells: log of the odds by which content of one deviation favours it."""
 ITEMS_PER_CATEGORY = 40
-EVENTS_PER_IMPRESSION = 2
-FOCUS_RATIO = 0.6
+FOCUS_RATIO = 0.4
 """Share of a user's actions of a day that are about the day's one category."""
-HALF_LIFE_MS = DAY_MS
-PRIOR_WEIGHT = 2.0
-"""Actions, spread over all categories, that a user without history is taken to have made."""
-HISTORY_SCALE = 0.13
-"""Standard deviation of the share of recent actions, measured over random pairs."""
+HISTORY_SCALE = 0.23
+"""Standard deviation of the attention to a category where histories are long, measured."""
+JOURNEY_SCALE = 0.25
+"""Standard deviation of a journey, +1, 0 or -1: one in 32 action triples goes either way."""
 SHORT_LIVED_RATIO, SHORT_LIFE_DAYS, LONG_LIFE_DAYS = 0.3, 2, 14
 """0.3 / 2 + 0.7 / 14: a fifth of the ads is new every day."""
-AD_SIGMA, DRIFT_SIGMA = 0.3, 0.12
+AD_SIGMA, DRIFT_SIGMA, CHANGE_SIGMA = 0.3, 0.12, 0.4
+"""Log-odds of ads: of the first day, of each day's step, of a category's abrupt change."""
 POSITION_BIAS = np.array([0.0, -0.2, -0.4, -0.6, -0.8])
 POSITION_UP_TO = np.array([0.35, 0.6, 0.78, 0.91, 1.0])
 NUM_CANDIDATES = 8
@@ -85,6 +104,16 @@ class World(Settings):
     """Ads that can be shown on any one day."""
     num_impressions: int = Field(default=20_000, ge=1, lt=10_000_000)
     """Ads shown per day."""
+    events_per_impression: int = Field(default=2, ge=1, lt=10)
+    """Organic events per ad shown."""
+    num_domains: Literal[2, 3] = 2
+    """Platforms: the first of `DOMAINS`."""
+    change_day: int | None = Field(default=None, ge=0)
+    """Day number of the one abrupt change of the ads' appeal; none if left out."""
+    confounding: float = Field(default=0.4, ge=0, le=3)
+    """kappa: log-odds by which one deviation of the hidden confounder moves both outcomes."""
+    history_reach: int = Field(default=1024, ge=4, le=1024)
+    """Latest organic actions of a user that can sway an impression: longer windows end here."""
 
     def day_ms(self, number: int) -> int:
         """Unix milliseconds at which a day starts."""
@@ -98,86 +127,3 @@ class World(Settings):
     def row_numbers(self, number: int, rows: int) -> Indexes:
         """Numbers that no other day's rows have."""
         return int(f"{self.day(number):%Y%m%d}") * 100_000_000 + np.arange(rows)
-
-
-@dataclass(frozen=True)
-class Task:
-    """How one task's logit is made; a pair of coefficients holds blue's and violet's."""
-
-    bias: tuple[float, float]
-    order_1: tuple[float, float]
-    order_2: tuple[float, float]
-    order_3: tuple[float, float]
-    history: tuple[float, float]
-    content: tuple[float, float]
-    ad: float
-    position: float
-    signs: tuple[int, ...]
-    """t."""
-
-
-CLICK = Task(
-    bias=(-2.87, -4.17),
-    order_1=(0.5, 0.4),
-    order_2=(0.5, 0.4),
-    order_3=(0.4, 0.6),
-    history=(0.5, 0.6),
-    content=(0.4, 0.4),
-    ad=1.0,
-    position=1.0,
-    signs=(1, 1, 1, 1, 1, 1),
-)
-CONVERSION = Task(
-    bias=(-2.65, -2.4),
-    order_1=(0.5, 0.5),
-    order_2=(0.4, 0.3),
-    order_3=(0.2, 0.4),
-    history=(0.4, 0.3),
-    content=(0.5, 0.5),
-    ad=0.5,
-    position=0.0,
-    signs=(1, 1, 1, -1, 1, -1),
-)
-
-
-class Stream(IntEnum):
-    """Purposes that have random numbers of their own."""
-
-    USERS = 1
-    CAMPAIGNS = 2
-    TASKS = 3
-    AD_PHASES = 4
-    ADS = 5
-    DRIFT = 6
-    ORGANIC = 7
-    REQUESTS = 8
-    AUCTIONS = 9
-    OUTCOMES = 10
-
-
-def random(world: World, stream: Stream, number: int = 0) -> np.random.Generator:
-    """The generator of one purpose on one day; days before day 0 have one too."""
-    key = np.array([world.seed, (int(stream) << 32) + (1 << 31) + number], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
-
-
-def picked(up_to: Array, uniform: Array) -> Indexes:
-    """Indexes drawn from cumulated shares."""
-    return np.minimum(np.searchsorted(up_to, uniform, side="right"), len(up_to) - 1)
-
-
-def categories(up_to: Array, uniform: Array) -> Indexes:
-    """One index per row, drawn from the row's cumulated shares."""
-    return np.minimum((up_to <= uniform[:, None]).sum(axis=1), up_to.shape[1] - 1)
-
-
-def surfaces(blue_ratio: Array, rng: np.random.Generator) -> Indexes:
-    domain = (rng.random(len(blue_ratio)) >= blue_ratio).astype(np.int64)
-    return categories(SURFACES_UP_TO[domain], rng.random(len(blue_ratio)))
-
-
-def times_of_day(rng: np.random.Generator, rows: int) -> Indexes:
-    """Sorted milliseconds since midnight: busiest at 20:00, quietest at 8:00."""
-    hours = np.cumsum(1 + 0.6 * np.cos(2 * np.pi * (np.arange(24) - 20) / 24))
-    hour = picked(hours / hours[-1], rng.random(rows))
-    return np.sort(hour * 3_600_000 + rng.integers(3_600_000, size=rows))

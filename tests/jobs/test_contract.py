@@ -28,12 +28,12 @@ ONE_FILE_ONLY = {
 ATTRIBUTES = {"kind": "attributes", "entity": "user", "path": "u.parquet", "key": "user"}
 
 
-def test_both_bundled_contracts_load():
+def test_the_bundled_contracts_load():
     names = {
         path.stem: load_contract(path).name
         for path in sorted((REPOSITORY / "infra" / "contracts").glob("*.yaml"))
     }
-    assert names == {"kuairand": "kuairand", "simulated": "simulated"}
+    assert names == {"kuairand": "kuairand", "simulated": "simulated", "world": "world"}
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
-"""The simulated log: a day's bytes depend on the day alone, and its truth is the truth."""
+"""The command that writes a simulated log: a day's bytes depend on the world and the day alone."""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from jobs import delta, simulate_log, simulation
 from jobs.config import REPOSITORY
 from jobs.contract import load_contract
-from jobs.simulation import CLICK, CONVERSION, DAY_MS, World
+from jobs.simulation import DAY_MS, World
 
 START = date(2026, 1, 1)
 SMALL = World(seed=3, world_start=START, num_users=300, num_ads=80, num_impressions=2_000)
@@ -28,21 +28,6 @@ def log(tmp_path_factory):
     out = tmp_path_factory.mktemp("log")
     simulate_log.run(SMALL, out, START, 18)
     return out
-
-
-@pytest.fixture(scope="module")
-def sample():
-    """Three days of a world that has run for ten: (impressions, truth, clicked, converted)."""
-    world = World(world_start=START)
-    parts = []
-    for day in simulation.days(world, 10, 3):
-        drawn = simulation.draw_outcomes(world, day.impressions, day.truth, day.number)
-        clicked, converted = (
-            np.isin(day.impressions["number"], drawn["number"][drawn["outcome_type"] == kind])
-            for kind in (0, 1)
-        )
-        parts.append({**day.impressions, **day.truth, "clicked": clicked, "converted": converted})
-    return simulation.concatenated(parts)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -58,14 +43,6 @@ def read(folder: Path, table: str) -> pa.Table:
         pq.read_table(path, partitioning=None)
         for path in sorted(folder.glob(f"{table}/day=*/*.parquet"))
     )
-
-
-def entropy(p):
-    return -p * np.log(p) - (1 - p) * np.log(1 - p)
-
-
-def cross_entropy(y, p):
-    return -y * np.log(p) - (1 - y) * np.log(1 - p)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
@@ -102,94 +79,6 @@ def test_a_crash_leaves_no_marker(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("_SUCCESS"))
 
 
-@pytest.mark.parametrize("domain", [0, 1])
-@pytest.mark.parametrize("task", ["click", "conversion"])
-def test_truth_reaches_the_bayes_floor_and_is_calibrated(sample, task, domain):
-    chosen = simulation.SURFACE_DOMAIN[sample["surface"]] == domain
-    p, y = sample["p_click"], sample["clicked"]
-    if task == "conversion":
-        chosen &= sample["clicked"]
-        p, y = sample["p_conversion_given_click"], sample["converted"]
-    p, y = p[chosen], y[chosen].astype(float)
-    # Given p, a label's log loss has mean H(p) and variance p (1 - p) logit(p)^2.
-    background = entropy(p.mean())
-    ne, floor = cross_entropy(y, p).mean() / background, entropy(p).mean() / background
-    spread = np.sqrt(np.mean(p * (1 - p) * np.log(p / (1 - p)) ** 2) / len(p)) / background
-    assert abs(ne - floor) < 3 * spread
-    assert abs(y.mean() - p.mean()) < 3 * np.sqrt(np.mean(p * (1 - p)) / len(p))
-    assert floor < 0.9
-
-
-@pytest.mark.parametrize(("domain", "rate"), [(0, 0.16), (1, 0.07)])
-def test_base_rates_differ_by_domain(sample, domain, rate):
-    chosen = simulation.SURFACE_DOMAIN[sample["surface"]] == domain
-    assert sample["p_click"][chosen].mean() == pytest.approx(rate, rel=0.15)
-
-
-@pytest.mark.parametrize("part", ["order_1", "order_2", "order_3", "history", "content"])
-def test_forgetting_a_component_costs_what_the_truth_predicts(sample, part):
-    p, y = sample["p_click"], sample["clicked"].astype(float)
-    logit = np.log(p / (1 - p))
-    without = 1 / (1 + np.exp(-(logit - sample[f"click_{part}"])))
-    measured = (cross_entropy(y, without) - cross_entropy(y, p)).mean()
-    predicted = (cross_entropy(p, without) - entropy(p)).mean()
-    # The two losses differ by y * component + (what is fixed given p).
-    spread = np.sqrt(np.mean(p * (1 - p) * sample[f"click_{part}"] ** 2) / len(p))
-    assert abs(measured - predicted) < 3 * spread
-    assert predicted / entropy(p.mean()) > 0.02
-
-
-@pytest.mark.parametrize("task", [CLICK, CONVERSION])
-def test_components_have_the_variance_of_their_coefficients(task):
-    world = World(seed=5, world_start=START, num_ads=2_000)
-    people = simulation.draw_people(world)
-    ads = simulation.draw_ads(world, people, 20)
-    rng = np.random.default_rng(0)
-    user = np.arange(world.num_users)
-    slot = rng.integers(world.num_ads, size=(world.num_users, 16))
-    share = np.zeros(slot.shape)
-    for surface, domain in enumerate(simulation.SURFACE_DOMAIN):
-        request = {
-            "user": user,
-            "surface": np.full(len(user), surface),
-            "position": np.zeros(len(user), int),
-        }
-        parts = simulation.logit_parts(task, people, ads, request, slot=slot, share=share)
-        for name in ("order_1", "order_2", "order_3", "content"):
-            wanted = getattr(task, name)[domain] ** 2
-            assert parts[name].var() == pytest.approx(wanted, rel=0.2), (name, surface)
-            assert abs(parts[name].mean()) < 0.1, (name, surface)
-        if task is CLICK:
-            orders = [parts[f"order_{r}"].ravel() for r in (1, 2, 3)]
-            assert np.abs(np.corrcoef(orders) - np.eye(3)).max() < 0.1
-
-
-def test_history_is_what_was_known_strictly_before():
-    # User 0: category 1 a day and half a day ago, category 2 just now; user 1 is somebody else.
-    history = {
-        "user": np.array([0, 0, 0, 1]),
-        "category": np.array([1, 1, 2, 1]),
-        "event_type": np.array([0, 1, 0, 2]),
-        "event_ms": np.array([0, DAY_MS // 2, DAY_MS, 0]) + 10**12,
-    }
-    shares = simulation.history_shares(
-        history, np.array([0, 2]), np.array([[1, 2], [1, 2]]), np.full(2, 10**12 + DAY_MS)
-    )
-    about = 1 * 0.5 + 2 * 0.5**0.5
-    prior = 2 / 12
-    expected = [[(about + prior) / (about + 2), prior / (about + 2)], [1 / 12, 1 / 12]]
-    np.testing.assert_allclose(shares, expected, rtol=1e-12)
-
-
-def test_history_spans_both_platforms(sample):
-    world = World(world_start=START)
-    people = simulation.draw_people(world)
-    organic = simulation.draw_organic(world, people, 10)
-    on_blue = simulation.SURFACE_DOMAIN[organic["surface"]] == 0
-    assert 0.4 < on_blue.mean() < 0.7
-    assert len(np.intersect1d(organic["user"][on_blue], organic["user"][~on_blue])) > 1_000
-
-
 def test_conversions_come_after_the_click_of_an_impression_that_exists(log):
     shown = read(log, "impressions").select(["impression_id", "event_ms"]).to_pandas()
     outcomes = read(log, "outcomes").to_pandas()
@@ -216,91 +105,102 @@ def test_an_outcome_arrives_in_the_folder_of_its_day_within_fourteen_days(log):
         assert (outcomes["event_ms"] // DAY_MS == (day - date(1970, 1, 1)).days).all()
         shown = outcomes["impression_id"].str[1:9]
         lags += [(day - date.fromisoformat(text)).days for text in shown.unique()]
-    assert (min(lags), max(lags)) == (0, 14)
-
-
-def test_conversion_delays_have_mean_two_days_and_five_percent_over_seven():
-    world = World(world_start=START, num_impressions=200_000)
-    rows = world.num_impressions
-    certain = {"p_click": np.ones(rows), "p_conversion_given_click": np.ones(rows)}
-    shown = {"number": np.arange(rows), "event_ms": np.zeros(rows, np.int64)}
-    drawn = simulation.draw_outcomes(world, shown, certain, 0)
-    click_ms, conversion_ms = (drawn["event_ms"][drawn["outcome_type"] == k] for k in (0, 1))
-    delay = (conversion_ms - click_ms) / DAY_MS
-    assert delay.mean() == pytest.approx(2.0, abs=4 * delay.std() / rows**0.5)
-    for limit, share in ((7, 0.95), (3, 0.805), (14, 0.9918)):
-        assert simulation.converted_within(limit) == pytest.approx(share, abs=5e-4)
-        spread = (share * (1 - share) / rows) ** 0.5
-        assert (delay < limit).mean() == pytest.approx(share, abs=5e-4 + 4 * spread)
-
-
-def test_conversions_that_come_too_late_are_counted():
-    world = World(seed=7, world_start=START, num_impressions=50_000)
-    late = wanted = 0
-    for day in simulation.days(world, 3, 3):
-        drawn = simulation.draw_outcomes(world, day.impressions, day.truth, day.number)
-        wanted += int((drawn["outcome_type"] == 1).sum())
-        late += day.num_dropped
-    expected = wanted * (1 - simulation.converted_within(14.4))
-    assert late == pytest.approx(expected, abs=4 * expected**0.5)
-
-
-def test_propensities_weigh_the_shown_ads_up_to_all_candidates(sample):
-    propensity = sample["propensity"]
-    assert propensity.min() > 0
-    assert propensity.max() <= 1
-    weight = 1 / propensity
-    assert weight.mean() == pytest.approx(
-        simulation.NUM_CANDIDATES, abs=4 * weight.std() / len(weight) ** 0.5
-    )
-    # Weighted back, every slot is a candidate equally often, though the auction has favourites.
-    first = sample["slot"] < 250
-    spread = (weight * first).std() / len(weight) ** 0.5
-    assert (weight * first).mean() == pytest.approx(4.0, abs=4 * spread)
-
-
-def test_the_auction_shows_the_best_candidate_or_explores():
-    score = np.tile([0.1, 0.7, 0.2, 0.3], (40_000, 1))
-    shown, propensity = simulation.auction(score, np.random.default_rng(1))
-    counts = np.bincount(shown, minlength=4) / len(shown)
-    np.testing.assert_allclose(counts, [0.025, 0.925, 0.025, 0.025], atol=0.004)
-    np.testing.assert_allclose(propensity[shown == 1], 0.925)
-    np.testing.assert_allclose(propensity[shown != 1], 0.025)
-
-
-def test_a_fifth_of_the_ads_is_new_every_day_and_the_others_drift():
-    world = World(world_start=START, num_ads=4_000)
-    people = simulation.draw_people(world)
-    one, other = (simulation.draw_ads(world, people, number) for number in (30, 31))
-    kept = one.number == other.number
-    assert np.mean(~kept) == pytest.approx(0.2, abs=0.02)
-    np.testing.assert_array_equal(one.latents[kept], other.latents[kept])
-    np.testing.assert_array_equal(one.created_ms[kept], other.created_ms[kept])
-    assert (other.bias - one.bias)[kept].std() == pytest.approx(0.12, rel=0.05)
-    assert (other.created_ms < world.day_ms(31)).all()
-    assert len(np.union1d(one.number, other.number)) == 4_000 + np.sum(~kept)
+    assert min(lags) == 0
+    assert 10 < max(lags) <= 14
 
 
 def test_no_contract_names_the_truth():
     contracts = sorted((REPOSITORY / "infra" / "contracts").glob("*.yaml"))
-    assert len(contracts) >= 2
+    assert len(contracts) >= 3
     for path in contracts:
-        assert simulate_log.TRUTH not in path.read_text().lower(), path.name
+        assert simulation.TRUTH not in path.read_text().lower(), path.name
 
 
-def test_the_contract_knows_what_the_simulator_writes(log):
-    contract = load_contract(REPOSITORY / "infra" / "contracts" / "simulated.yaml")
-    assert list(contract.surface_vertical) == list(simulation.SURFACES)
-    assert list(contract.domains) == list(simulation.DOMAINS)
+@pytest.mark.parametrize(("name", "num_domains"), [("simulated", 2), ("world", 3)])
+def test_the_contract_knows_what_the_simulator_writes(name, num_domains, tmp_path):
+    world = SMALL.model_copy(update={"num_domains": num_domains})
+    simulate_log.run(world, tmp_path, START, 1)
+    contract = load_contract(REPOSITORY / "infra" / "contracts" / f"{name}.yaml")
+    domains = simulation.SURFACE_DOMAIN
+    surfaces = [s for s, d in zip(simulation.SURFACES, domains, strict=True) if d < num_domains]
+    assert list(contract.surface_vertical) == surfaces
+    assert set(read(tmp_path, "impressions")["surface"].to_pylist()) == set(surfaces)
+    assert list(contract.domains) == list(simulation.DOMAINS[:num_domains])
     assert contract.outcome_types == sorted(simulation.OUTCOME_TYPES)
     types = {"impression", *simulation.EVENT_TYPES, *simulation.OUTCOME_TYPES}
     assert set(contract.timeline_event_types) == types
     for feed in contract.feeds.values():
         folder = feed.path.format(day=START.isoformat())
-        written = pq.read_schema(log / folder / "part-0.parquet").names
+        written = pq.read_schema(tmp_path / folder / "part-0.parquet").names
         assert list(feed.columns) == [name for name in written if name in feed.columns]
     assert contract.impressions.ready is not None
-    assert (log / contract.impressions.ready.format(day=START.isoformat())).is_file()
+    assert (tmp_path / contract.impressions.ready.format(day=START.isoformat())).is_file()
+
+
+def test_the_contract_of_the_frozen_world_names_its_days():
+    contract = load_contract(REPOSITORY / "infra" / "contracts" / "world.yaml")
+    preset = simulation.PRESETS["world-3"]
+    assert contract.first_day == preset.world.world_start
+    assert contract.last_day == preset.world.day(preset.num_days - 1)
+    assert set(contract.domains) == set(simulation.DOMAINS[: preset.world.num_domains])
+
+
+def test_the_truth_tells_of_every_component_and_every_impression(log):
+    truth, shown = read(log, "truth"), read(log, "impressions")
+    assert truth["impression_id"].to_pylist() == shown["impression_id"].to_pylist()
+    expected = {"impression_id", "p_conversion_among_clicks"}
+    for p in ("p_click", "p_conversion_given_click"):
+        expected |= {p, *(f"{p}_without_{component}" for component in simulation.COMPONENTS)}
+    assert set(truth.column_names) == expected
+    for name in expected - {"impression_id"}:
+        values = truth[name].to_numpy()
+        assert 0 < values.min() < values.max() < 1, name
+
+
+def test_ads_of_one_creative_say_the_same(log):
+    ads = read(log, "ads").to_pandas().drop_duplicates("ad_id")
+    assert (ads.groupby("creative_id")[["title", "description", "campaign_id"]].nunique() == 1).all(
+        axis=None
+    )
+    assert (ads.groupby("campaign_id")["title"].nunique() > 2).all()
+    assert (ads["title"].str.split().str.len() == 8).all()
+    assert (ads["description"].str.split().str.len() == 16).all()
+
+
+def test_a_preset_writes_its_days_and_a_later_call_continues_it(tmp_path, monkeypatch, capsys):
+    def rows_of_command(name, *options):
+        command = ["simulate_log", "--preset", "world-1", "--out", str(tmp_path / name), *options]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as end:
+            simulate_log._main()
+        assert end.value.code == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+
+    rows = rows_of_command("whole")
+    assert (rows["impressions"], rows["truth"], rows["users"]) == (4_000, 4_000, 800)
+    rows_of_command("third", "--first-day", "2026-01-03", "--days", "1")
+    whole, apart = files(tmp_path / "whole"), files(tmp_path / "third")
+    assert len(apart) == len(TABLES) + 2
+    assert {name: whole[name] for name in apart} == apart
+
+
+@pytest.mark.parametrize("name", sorted(simulation.PRESETS))
+def test_presets_are_frozen(name):
+    # Where this fails, figures measured on the preset are withdrawn: give it another name.
+    preset = simulation.PRESETS[name]
+    assert simulation.digest(preset.world) == preset.digest
+
+
+def test_a_preset_of_other_rows_writes_nothing(tmp_path, monkeypatch, capsys):
+    changed = replace(simulation.PRESETS["world-1"], digest="0" * 64)
+    monkeypatch.setitem(simulation.PRESETS, "world-1", changed)
+    out = tmp_path / "log"
+    monkeypatch.setattr(sys, "argv", ["simulate_log", "--preset", "world-1", "--out", str(out)])
+    with pytest.raises(SystemExit) as end:
+        simulate_log._main()
+    assert end.value.code == 2
+    assert f"world-1 has rows of digest {'0' * 64}; found" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -316,6 +216,10 @@ def test_the_contract_knows_what_the_simulator_writes(log):
             ["--first-day", "2025-12-31", "--world-start", "2026-01-01"],
             "world starts on 2026-01-01",
         ),
+        (["--preset", "world-0"], "--preset: unknown preset 'world-0'; there are world-1"),
+        (["--preset", "world-1", "--users", "7"], "--users: a preset is frozen; found 7"),
+        (["--preset", "world-1", "--world-start", "2026-01-01"], "--world-start: a preset is"),
+        (["--preset", "world-1", "--first-day", "2026-01-09"], "--days: from 1"),
     ],
 )
 def test_bad_options_end_with_code_2(options, message, tmp_path, monkeypatch, capsys):
