@@ -210,6 +210,11 @@ class Recipe(Settings):
         return self
 
     @property
+    def family(self) -> str:
+        """Name of the model family."""
+        return self.contract.name
+
+    @property
     def content_hash(self) -> str:
         """Hash of everything that may change a row or a weight; resources may not."""
         values = self.model_dump(mode="json", include=set(Recipe.model_fields) - _NO_CONTENT)
@@ -266,11 +271,6 @@ class RunConfig(Recipe):
     """Root of all state (`LAPIDARY_HOME`)."""
     plan: Plan
     run: RunContext
-
-    @property
-    def family(self) -> str:
-        """Name of the model family."""
-        return self.contract.name
 
     @property
     def run_folder(self) -> Path:

@@ -108,6 +108,23 @@ def paths_by_day(table: DeltaTable | None) -> dict[str | None, set[str]]:
     return found
 
 
+def changed_days(table: DeltaTable, since: int | None) -> list[date]:
+    """Days that hold other files than they did at an earlier version.
+
+    Args:
+        table: The table now.
+        since: The earlier version. All days if None, or if it can no longer be opened.
+    """
+    before: dict[str | None, set[str]] = {}
+    if since is not None:
+        try:
+            before = paths_by_day(open_table(_root(table), since))
+        except DeltaError:
+            before = {}
+    now = paths_by_day(table)
+    return [d for d in partition_days(table) if now[d.isoformat()] != before.get(d.isoformat())]
+
+
 def days_with(table: DeltaTable | None, columns: Iterable[str]) -> list[date]:
     """Days whose files hold all of the columns (a later run may add some), as statistics tell."""
     if table is None:
@@ -165,10 +182,15 @@ def read_days(
 
 def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:
     """The commit that wrote each day, where its files are still the day's files."""
+    return {day: commit for day, (_, commit) in live_records(table).items()}
+
+
+def live_records(table: DeltaTable | None) -> dict[date, tuple[int, PartitionCommit]]:
+    """As `live_commits`, each with the version whose log entry says it."""
     if table is None:
         return {}
     live = paths_by_day(table)
-    found: dict[date, PartitionCommit] = {}
+    found: dict[date, tuple[int, PartitionCommit]] = {}
     for entry in table.history():
         text = entry.get(METADATA_KEY)
         if text is None:
@@ -176,7 +198,7 @@ def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:
         commit = PartitionCommit(**(json.loads(text) if isinstance(text, str) else text))
         day = date.fromisoformat(commit.day)
         if day not in found and live.get(commit.day) == set(commit.files):
-            found[day] = commit
+            found[day] = entry["version"], commit
     return found
 
 

@@ -58,6 +58,7 @@ def example_columns(contract: LogContract) -> tables.Columns:
         features.numeric,
         count_feature_names(contract),
         list(contract.tasks),
+        zippers=contract.zipper_tasks,
     )
 
 
