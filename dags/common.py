@@ -141,6 +141,20 @@ class GateOperator(JobOperator):
         super().__init__(**{**kwargs, "retries": 0})
 
 
+class RecipeJob(JobOperator):
+    """Run a job that keeps a recipe's tables, and belongs to no retrain."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(config="", **kwargs)
+
+    def arguments(self, context: Context) -> list[str]:
+        """Recipe and overrides, from the run's parameters."""
+        assert "params" in context
+        params = context["params"]
+        overrides = json.dumps(params["overrides"])
+        return ["--recipe", params["recipe"], "--overrides", overrides]
+
+
 class ResolveConfig(JobOperator):
     """Run `resolve_config`: the one job that is told a day instead of a configuration.
 

@@ -1,15 +1,16 @@
-"""Parse `daily_retrain` and print what it is, as JSON: loaded modules, graph, parameters."""
+"""Parse the DAG that is named and print what it is, as JSON: loaded modules, graph, parameters."""
 
+import importlib
 import json
 import sys
 
 
 def main() -> None:
     """Import the DAG file as Airflow would, then look at it."""
-    import dags.daily_retrain
-
+    name = sys.argv[1]
+    module = importlib.import_module(f"dags.{name}")
     loaded = sorted(sys.modules)
-    dag = dags.daily_retrain.daily_retrain()
+    dag = getattr(module, name)()
     graph = []
     for task in dag.tasks:
         marks = [
