@@ -148,10 +148,10 @@ class RecipeOperator(JobOperator):
         super().__init__(config="", **kwargs)
 
     def arguments(self, context: Context) -> list[str]:
-        """Recipe, overrides and whether to change anything, from the run's parameters."""
+        """Recipe, overrides and, where the DAG asks for it, whether to change anything."""
         assert "params" in context
         params = context["params"]
-        dry = ["--dry-run"] if params["dry_run"] else []
+        dry = ["--dry-run"] if params.get("dry_run") else []
         return [
             *("--recipe", params["recipe"]),
             *("--overrides", json.dumps(params["overrides"])),

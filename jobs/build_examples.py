@@ -33,7 +33,7 @@ def run(config: RunConfig) -> JobSummary:
 
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build examples in a given session."""
-    tables = Build(config, spark)
+    tables = Build(config, spark, "examples")
     shown = shown_impressions(tables).persist()
     order = ["event_ts", "impression_id"]
     rows = example_frame(tables, shown)

@@ -38,7 +38,7 @@ def run(config: RunConfig) -> JobSummary:
 
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build features in a given session."""
-    tables = Build(config, spark)
+    tables = Build(config, spark, TABLE)
     rows = feature_frame(tables)
     return tables.write(TABLE, rows, config.days, ["entity", "key"], "build_features")
 

@@ -30,7 +30,7 @@ def run(config: RunConfig) -> JobSummary:
 
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build timelines in a given session."""
-    tables = Build(config, spark)
+    tables = Build(config, spark, "timelines")
     rows = timeline_frame(tables)
     return tables.write("timelines", rows, tables.shown_days, ["user_id"], "build_timelines")
 

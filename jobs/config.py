@@ -228,6 +228,11 @@ class Recipe(Settings):
         return self
 
     @property
+    def family(self) -> str:
+        """Name of the model family."""
+        return self.contract.name
+
+    @property
     def content_hash(self) -> str:
         """Hash of everything that may change a row or a weight, which how long things are kept and
         where they run may not."""
@@ -285,11 +290,6 @@ class RunConfig(Recipe):
     """Root of all state (`LAPIDARY_HOME`)."""
     plan: Plan
     run: RunContext
-
-    @property
-    def family(self) -> str:
-        """Name of the model family."""
-        return self.contract.name
 
     @property
     def run_folder(self) -> Path:

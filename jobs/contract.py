@@ -69,6 +69,40 @@ class Task(Settings):
     """Attribution window after the impression; the label is mature when it has closed."""
     level: Literal["vertical", "domain"] = "vertical"
     """`vertical`: predicted by every model. `domain`: by the teacher and the domain students."""
+    attribution: Literal["view_through", "click_through"] = "view_through"
+    """`view_through`: an outcome of the impression counts. `click_through`: it counts only at or
+    after a click on the same impression, both within the window."""
+    clicks: list[str] = ["click"]
+    """Outcome types that are a click, for `click_through`."""
+    zipper_windows: list[Duration] = []
+    """Windows of Lattice's Zipper: every impression is assigned exactly one of them by the hash of
+    its id, and has a second label under it."""
+    zipper_shares: list[Annotated[float, Field(gt=0)]] = []
+    """Share of impressions that each of `zipper_windows` gets; equal ones if left out."""
+    zipper_seed: int = 0
+    """Another seed assigns anew."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        windows, shares = self.zipper_windows, self.zipper_shares
+        if len(set(windows)) != len(windows):
+            raise ValueError(f"zipper_windows: different windows; found {list(map(str, windows))}")
+        if shares and (len(shares) != len(windows) or abs(sum(shares) - 1.0) > 1e-9):
+            raise ValueError(
+                f"zipper_shares: one for each of the {len(windows)} zipper_windows, of sum 1; "
+                f"found {shares}"
+            )
+        return self
+
+    @property
+    def longest_window(self) -> timedelta:
+        """How long after its impression an outcome may still count."""
+        return max([self.window, *self.zipper_windows])
+
+    @property
+    def read_types(self) -> set[str]:
+        """Outcome types that decide the label."""
+        return {*self.outcomes, *(self.clicks if self.attribution == "click_through" else [])}
 
 
 class VocabularyRule(Settings):
@@ -184,8 +218,13 @@ class LogContract(Settings):
     @property
     def outcome_types(self) -> list[str]:
         """Every outcome type that some task or inline flag names, sorted."""
-        named = {o for task in self.tasks.values() for o in task.outcomes}
+        named = {o for task in self.tasks.values() for o in task.read_types}
         return sorted(named | set(self.impressions.outcomes))
+
+    @property
+    def zipper_tasks(self) -> list[str]:
+        """Tasks with a Zipper."""
+        return [name for name, task in self.tasks.items() if task.zipper_windows]
 
     def vertical_tasks(self, domain: str, vertical: str) -> list[str]:
         """Tasks that a vertical's student predicts."""
@@ -321,6 +360,7 @@ def _check_event_types(contract: LogContract) -> None:
     if not any(isinstance(feed, OutcomesFeed) for feed in feeds):
         for name, task in contract.tasks.items():
             _check_known(f"tasks.{name}.outcomes: unknown outcome", task.outcomes, known)
+            _check_known(f"tasks.{name}.clicks: unknown outcome", sorted(task.read_types), known)
     known |= {IMPRESSION, *contract.outcome_types}
     known |= {t for f in feeds if isinstance(f, SequencesFeed) for t in f.sequences}
     if not any(isinstance(feed, EventsFeed) for feed in feeds):
@@ -409,7 +449,8 @@ def _check_column_names(contract: LogContract) -> None:
     features = contract.features
     names = [
         *tables.impressions({}),
-        *set(tables.examples([], [], [], list(contract.tasks))) - set(tables.impressions({})),
+        *set(tables.examples([], [], [], list(contract.tasks), zippers=contract.zipper_tasks))
+        - set(tables.impressions({})),
         *contract.impressions.context,
         *contract.attribute_columns("user"),
         *contract.attribute_columns("ad"),

@@ -56,4 +56,4 @@ def last_arrival_day(config: RunConfig) -> date:
 
 def longest_window(contract: LogContract) -> timedelta:
     """The longest attribution window."""
-    return max(task.window for task in contract.tasks.values())
+    return max(task.longest_window for task in contract.tasks.values())

@@ -110,6 +110,23 @@ def paths_by_day(table: DeltaTable | None) -> dict[str | None, set[str]]:
     return found
 
 
+def changed_days(table: DeltaTable, since: int | None) -> list[date]:
+    """Days that hold other files than they did at an earlier version.
+
+    Args:
+        table: The table now.
+        since: The earlier version. All days if None, or if it can no longer be opened.
+    """
+    before: dict[str | None, set[str]] = {}
+    if since is not None:
+        try:
+            before = paths_by_day(open_table(_root(table), since))
+        except DeltaError:
+            before = {}
+    now = paths_by_day(table)
+    return [d for d in partition_days(table) if now[d.isoformat()] != before.get(d.isoformat())]
+
+
 def days_with(table: DeltaTable | None, columns: Iterable[str]) -> list[date]:
     """Days whose files hold all of the columns (a later run may add some), as statistics tell."""
     if table is None:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.config import RunConfig
+from jobs.config import Recipe, RunConfig
 from jobs.promotions import Promotion, read_ledger
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ TWIN = "twin"
 """Subfolder with the student's undistilled twin."""
 
 
-def teacher_name(config: RunConfig) -> str:
+def teacher_name(config: Recipe) -> str:
     """Registered name of the teacher."""
     return f"{config.family}-teacher"
 
 
-def domain_name(config: RunConfig, domain: str) -> str:
+def domain_name(config: Recipe, domain: str) -> str:
     """Registered name of a domain student."""
     return f"{config.family}-{domain}"
 
 
-def vertical_name(config: RunConfig, vertical: str) -> str:
+def vertical_name(config: Recipe, vertical: str) -> str:
     """Registered name of a vertical student; `vertical` is `<domain>-<vertical>`."""
     return f"{config.family}-{vertical}"
 
@@ -41,7 +41,7 @@ def verticals(contract: LogContract) -> list[str]:
     return [f"{d}-{v}" for d, domain in contract.domains.items() for v in domain.verticals]
 
 
-def student_names(config: RunConfig) -> list[str]:
+def student_names(config: Recipe) -> list[str]:
     """Registered names of all students, domains first."""
     domains = [domain_name(config, domain) for domain in config.contract.domains]
     return domains + [vertical_name(config, v) for v in verticals(config.contract)]

@@ -61,6 +61,7 @@ def _register(config: RunConfig, name: str) -> Member:
     final = stage_folder(config, name, "final")
     tags = {
         "judged_version": judged,
+        "trained_from": str(config.plan.trained_from),
         "trained_until": str(read_card(final).trained_until),
         "day": config.plan.day.isoformat(),
         "run_id": config.run.run_id,

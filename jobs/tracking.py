@@ -363,6 +363,13 @@ def _replace(client: MlflowClient, run_id: str) -> None:
         client.delete_run(run_id)
 
 
+def registry(recipe: Recipe, home: str) -> MlflowClient | None:
+    """The store, for whoever reads it outside of a retrain; None where no retrain has made one."""
+    if recipe.resources.mlflow_uri is None and not (Path(home) / "mlflow" / "mlflow.db").is_file():
+        return None
+    return _client(recipe, home)
+
+
 def _client(recipe: Recipe, home: str) -> MlflowClient:
     import logging
 

@@ -63,9 +63,11 @@ def run(config: RunConfig) -> JobSummary:
     results = [result for _, result in ends]
     with tracking.child_run(config, name, "teacher") as mlflow_run:
         tracking.log_training(mlflow_run, config, card, config.teacher, packed, results)
-        version, _ = tracking.register(
-            mlflow_run, name, judged, "judged", {"trained_until": str(card.trained_until)}
-        )
+        tags = {
+            "trained_from": str(config.plan.trained_from),
+            "trained_until": str(card.trained_until),
+        }
+        version, _ = tracking.register(mlflow_run, name, judged, "judged", tags)
         tracking.set_challenger(mlflow_run, name, version)
     return JobSummary(
         job="train_teacher",

@@ -84,13 +84,32 @@ def attributes(names: Sequence[str]) -> Columns:
     }
 
 
-def labels(tasks: Sequence[str]) -> Columns:
-    """One impression; a label is null until `mature_ts_<task>` has passed."""
-    columns: Columns = {"impression_id": "string", "event_ts": "timestamp"}
+def label_columns(tasks: Sequence[str], zippers: Sequence[str] = ()) -> Columns:
+    """Labels as examples hold them.
+
+    A label is null until `mature_ts_<task>` has passed. A task with a Zipper has a second one,
+    under the window of `zipper_seconds_<task>` that its impression was assigned.
+    """
+    columns: Columns = {}
     for task in tasks:
         columns[f"label_{task}"] = "tinyint"
         columns[f"mature_ts_{task}"] = "timestamp"
-    return {**columns, "day": "date"}
+    for task in zippers:
+        columns[f"zipper_label_{task}"] = "tinyint"
+        columns[f"zipper_mature_ts_{task}"] = "timestamp"
+        columns[f"zipper_seconds_{task}"] = "int"
+    return columns
+
+
+def labels(tasks: Sequence[str], zippers: Sequence[str] = ()) -> Columns:
+    """One impression; `is_mature_<task>` says that the window has closed and the label is known."""
+    return {
+        "impression_id": "string",
+        "event_ts": "timestamp",
+        **label_columns(tasks, zippers),
+        **{f"is_mature_{task}": "boolean" for task in tasks},
+        "day": "date",
+    }
 
 
 def count_columns(counts: Sequence[str], windows_days: Sequence[int]) -> list[str]:
@@ -130,14 +149,12 @@ def examples(
     count_features: Sequence[str],
     tasks: Sequence[str],
     recency_features: Sequence[str] = (),
+    zippers: Sequence[str] = (),
 ) -> Columns:
     """One impression with everything a model reads; `day` is the day it was shown.
 
     `history_end` points into the user's timeline of the day: a model reads the N events before it.
     """
-    label_columns = {
-        k: v for k, v in labels(tasks).items() if k.startswith(("label_", "mature_ts_"))
-    }
     base = {
         "impression_id": "string",
         "user_id": "string",
@@ -156,6 +173,6 @@ def examples(
         **dict.fromkeys(numeric, "double"),
         **dict.fromkeys(count_features, "bigint"),
         **dict.fromkeys(recency_features, "timestamp"),
-        **label_columns,
+        **label_columns(tasks, zippers),
         "day": "date",
     }

@@ -22,14 +22,24 @@ if TYPE_CHECKING:
 
 
 class Build:
-    """One range of days being built in one session."""
+    """One range of days being built in one session.
 
-    def __init__(self, config: RunConfig, spark: SparkSession) -> None:
+    Args:
+        config: The run's configuration.
+        spark: Session.
+        writes: Table that is built. Of two runs that build a day of it at the same time, the one
+            that began to read earlier fails if the other has written meanwhile.
+    """
+
+    def __init__(self, config: RunConfig, spark: SparkSession, writes: str | None = None) -> None:
         self.config = config
         self.contract = config.contract
         self.spark = spark
         self.inputs: dict[str, int | None] = {}
         """Versions of the tables that were read."""
+        self.expected = {}
+        if writes is not None:
+            self.expected[writes] = delta.paths_by_day(delta.open_table(config.table(writes)))
 
     @cached_property
     def shown_days(self) -> list[date]:
@@ -110,6 +120,7 @@ class Build:
                 "code_hash": run.code_hash,
                 "inputs": self.inputs,
             },
+            expected=self.expected.get(table),
         )
         rows = sum(written.rows.values())
         log.info(

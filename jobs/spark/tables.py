@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -73,6 +73,7 @@ def write_days(
     order: Sequence[str],
     commit: dict[str, Any],
     files_per_day: int = 1,
+    expected: Mapping[str | None, Collection[str]] | None = None,
 ) -> TableWrite:
     """Replace days of a table, each in one commit; days that already hold these rows are left.
 
@@ -86,6 +87,8 @@ def write_days(
         order: Columns by which rows are sorted within a file.
         commit: `run_id`, `config_hash`, `code_hash` and `inputs` of `PartitionCommit`.
         files_per_day: Files that a day's rows are spread over, by hash of the first of `order`.
+        expected: The files by day as they were before the first of the inputs was read; as they
+            are now if left out. With them, rows made from older inputs never replace newer ones.
 
     Returns:
         Rows and digest of every day, and which of them changed.
@@ -98,7 +101,8 @@ def write_days(
 
     spark = df.sparkSession
     before = delta.open_table(uri)
-    expected = delta.paths_by_day(before)
+    if expected is None:
+        expected = delta.paths_by_day(before)
     folder = write_folder(uri, commit["run_id"])
     keys = (
         [F.col("day")]

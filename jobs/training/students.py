@@ -170,7 +170,11 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         mlflow_run.inputs(config, scores)
         mlflow_run.params({f"distillation.{k}": v for k, v in plan.settings.distillation})
         mlflow_run.params({"teacher": plan.scorer, "twin_trial": twin.card.trial})
-        tags = {"trained_until": str(student.card.trained_until), "teacher": plan.scorer}
+        tags = {
+            "trained_from": str(config.plan.trained_from),
+            "trained_until": str(student.card.trained_until),
+            "teacher": plan.scorer,
+        }
         registered, _ = tracking.register(mlflow_run, plan.name, judged, "judged", tags)
         tracking.set_challenger(mlflow_run, plan.name, registered)
         mlflow_run.metrics({"student_ne": student.ne, "twin_ne": twin.ne}, step=0)

@@ -1,4 +1,4 @@
-"""Parse a DAG, `daily_retrain` if none is named, and print what it is, as JSON."""
+"""Parse the DAG that is named and print what it is, as JSON: loaded modules, graph, parameters."""
 
 import importlib
 import json
@@ -7,9 +7,8 @@ import sys
 
 def main() -> None:
     """Import the DAG file as Airflow would, then look at it."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "daily_retrain"
+    name = sys.argv[1]
     module = importlib.import_module(f"dags.{name}")
-
     loaded = sorted(sys.modules)
     dag = getattr(module, name)()
     graph = []

@@ -40,7 +40,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "LAPIDARY_RAY_POOL": "ray",
     }
     told = subprocess.run(
-        [sys.executable, str(HERE / "describe_graph.py")],
+        [sys.executable, str(HERE / "describe_graph.py"), "daily_retrain"],
         env=environment,
         capture_output=True,
         text=True,

@@ -49,6 +49,21 @@ def test_the_bundled_contracts_load():
         ({"time_zone": "Europe/Atlantis"}, ["time_zone", "'Europe/Atlantis'", "Europe/Berlin"]),
         ({"tasks__click__window": "half an hour"}, ["tasks.click.window", "such as 30m", "half"]),
         ({"tasks__click__window": 30}, ["tasks.click.window", "such as 30m; found 30"]),
+        (
+            {"tasks__click__zipper_windows": ["1d", "24h"]},
+            ["tasks.click", "different windows", "1 day"],
+        ),
+        (
+            {"tasks__click__zipper_windows": ["1d", "3d"], "tasks__click__zipper_shares": [1.0]},
+            ["zipper_shares: one for each of the 2 zipper_windows, of sum 1; found [1.0]"],
+        ),
+        (
+            {
+                "tasks__click__zipper_windows": ["1d", "3d"],
+                "tasks__click__zipper_shares": [0.5, 0.4],
+            },
+            ["of sum 1; found [0.5, 0.4]"],
+        ),
         ({"name": "My Log"}, ["lower case", "'My Log'"]),
         ({"feeds__shown__context": {"Position": "p"}}, ["lower case", "'Position'"]),
         ({"feeds__shown__path": "{hour}/x"}, ["feeds.shown", "{day} alone", "'{hour}/x'"]),
@@ -251,6 +266,15 @@ def test_a_feed_names_the_raw_columns_that_it_declares_or_computes_with():
     assert [name for name in unnamed if feed.names(name)] == []
 
 
+def test_the_longest_window_and_the_types_that_decide_follow_from_what_a_task_declares():
+    task = contract(tasks__buy__zipper_windows=["12h", "3d"]).tasks["buy"]
+    assert task.longest_window == timedelta(days=3)
+    assert task.read_types == {"buy", "basket"}
+    log = contract(tasks__buy__attribution="click_through", tasks__buy__clicks=["tap"])
+    assert log.tasks["buy"].read_types == {"buy", "basket", "tap"}
+    assert log.outcome_types == ["basket", "buy", "click", "tap"]
+
+
 def test_undated_attributes_are_features_only_where_wanted():
     undated = {**ATTRIBUTES, "attributes": {"city": "city"}}
     by_day = {**undated, "path": "u/{day}.parquet"}
@@ -307,5 +331,5 @@ def test_an_unreadable_contract_is_told_by_its_file(tmp_path, text, message):
 
 
 def test_a_contract_survives_json():
-    log = contract()
+    log = contract(tasks__click__zipper_windows=["1d", "3d"])
     assert checked(LogContract, log.model_dump(mode="json"), "again") == log

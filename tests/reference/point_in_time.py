@@ -2,13 +2,16 @@
 
 Times are microseconds since 1970 UTC. The rule that everything here follows: nothing that became
 known at or after an impression is in its features or its history; a label counts the outcomes
-within its window that were known by the end of the day on which the window closed.
+within its window that were known by the end of the day on which the window closed, or by the end of
+the day that a repair of its own day reached to.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from hashlib import sha256
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -150,21 +153,45 @@ def first_known(rows: Iterable) -> dict:
     return kept
 
 
-def label(log: Log, row: Shown, outcomes: Sequence[str], window_micros: int) -> int | None:
-    """Whether an impression was followed; None while its window is open."""
+def label(
+    log: Log,
+    row: Shown,
+    outcomes: Sequence[str],
+    window_micros: int,
+    clicks: Sequence[str] | None = None,
+    repaired: Mapping[date, date] | None = None,
+) -> int | None:
+    """Whether an impression was followed; None while its window is open.
+
+    With `clicks`, an outcome counts only if one of these happened no later on the same impression.
+    `repaired` says by day of impression until when late outcomes count.
+    """
     closes = row.at + window_micros
     mature_day = max(log.day(closes), log.day(row.known))
     if mature_day > log.last_day:
         return None
-    return int(
-        any(
-            act.shown_id == row.id
-            and act.what in outcomes
-            and act.at <= closes
-            and log.day(act.known) <= mature_day
-            for act in log.outcomes().values()
-        )
-    )
+    last = max(mature_day, (repaired or {}).get(log.day(row.at), mature_day))
+    mine = [
+        act
+        for act in log.outcomes().values()
+        if act.shown_id == row.id and log.day(act.known) <= last
+    ]
+    for act in mine:
+        if act.what in outcomes and act.at <= closes:
+            if clicks is None:
+                return 1
+            if any(click.what in clicks and click.at <= act.at for click in mine):
+                return 1
+    return 0
+
+
+def zipper_micros(name: str, seed: int, windows: Sequence[int], shares: Sequence[float]) -> int:
+    """The window that the hash of an id falls into, each window as wide as its share."""
+    drawn = int(sha256(f"{seed}:{name}".encode()).hexdigest()[:13], 16) / 16**13
+    for window, end in zip(windows[:-1], itertools.accumulate(shares), strict=False):
+        if drawn < end:
+            return window
+    return windows[-1]
 
 
 Key = Callable[[str, str, str, str | None], tuple]

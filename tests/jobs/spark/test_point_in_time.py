@@ -171,6 +171,14 @@ def settings_of(knobs: Knobs):
             "known_ts": {"column": "known", "unit": "us"},
             "attributes": {"category": "category"},
         },
+        tasks__clicked={
+            "outcomes": ["buy", "basket"],
+            "window": "1d",
+            "attribution": "click_through",
+            "zipper_windows": ["30m", "1d", "2d"],
+            "zipper_shares": [0.5, 0.3, 0.2],
+            "zipper_seed": 7,
+        },
         features__entities__category=["ad_category"],
         features__recency={"impression": ["user", "category"], "buy": list(ENTITIES)},
         features__windows_days=[1, 3],
@@ -182,7 +190,17 @@ def settings_of(knobs: Knobs):
     )
 
 
-def built(spark, log: slow.Log, config) -> MemoryBuild:
+def repairs_of(knobs: Knobs) -> dict[date, date]:
+    """Some of the days, each repaired until some later day."""
+    draw = random.Random(knobs.seed + 1)
+    days = days_between(knobs.last_day - timedelta(days=NUM_DAYS), knobs.last_day)
+    return {
+        day: draw.choice([knobs.last_day, draw.choice([d for d in days if d >= day])])
+        for day in draw.sample(days, 4)
+    }
+
+
+def built(spark, log: slow.Log, config, repaired) -> MemoryBuild:
     """Ingest a log, in memory, and build what depends on it."""
     by_name = config.contract.feeds
     late = config.windows.max_late_days
@@ -210,7 +228,7 @@ def built(spark, log: slow.Log, config) -> MemoryBuild:
     )
     frames = {"impressions": shown, "outcomes": happened, "events": events}
     tables = MemoryBuild(config, spark, {**frames, "attributes_ads": states})
-    tables.frames["labels"] = label_frame(tables)
+    tables.frames["labels"] = label_frame(tables, repaired)
     tables.frames[FEATURES] = feature_frame(tables)
     tables.frames["timelines"] = timeline_frame(tables).persist()
     return tables
@@ -238,7 +256,8 @@ def test_examples_and_timelines_equal_the_slow_reference(spark, home, knobs):
     # The days that jobs look up in the tables themselves.
     for table in ("impressions", "events"):
         hold(config, table, config.days)
-    tables = built(spark, log, config)
+    repaired = repairs_of(knobs)
+    tables = built(spark, log, config, repaired)
     try:
         examples = example_frame(tables, shown_impressions(tables)).toArrow().to_pylist()
         stored = tables.frames["timelines"].toArrow().to_pylist()
@@ -246,6 +265,7 @@ def test_examples_and_timelines_equal_the_slow_reference(spark, home, knobs):
         spark.catalog.clearCache()
     compare_timelines(log, config, stored)
     compare_examples(log, config, examples, stored)
+    compare_labels(log, config, examples, repaired)
 
 
 def compare_timelines(log, config, stored):
@@ -284,11 +304,6 @@ def compare_examples(log, config, examples, stored):
     longest = max(features.windows_days)
     for row in examples:
         of = shown[row["impression_id"]]
-        for name, task in config.contract.tasks.items():
-            window = round(task.window.total_seconds()) * 1_000_000
-            assert row[f"label_{name}"] == slow.label(log, of, task.outcomes, window), (name, of)
-            closes = max(of.at + window, of.known)
-            assert micros([row[f"mature_ts_{name}"]]) == [closes]
         counts = {
             f"{entity}_{name}_{days}d": len(slow.seen(log, events, of, key, types, days))
             for entity, key in ENTITIES.items()
@@ -319,10 +334,28 @@ def compare_examples(log, config, examples, stored):
             assert micros(seen) == [e.at for e in expected], of
 
 
+def compare_labels(log, config, examples, repaired):
+    shown = log.impressions()
+    for row in examples:
+        of = shown[row["impression_id"]]
+        for name, task in config.contract.tasks.items():
+            clicks = task.clicks if task.attribution == "click_through" else None
+            windows = {"": round(task.window.total_seconds()) * 1_000_000}
+            if task.zipper_windows:
+                micros_of = [round(w.total_seconds()) * 1_000_000 for w in task.zipper_windows]
+                drawn = slow.zipper_micros(of.id, task.zipper_seed, micros_of, task.zipper_shares)
+                assert row[f"zipper_seconds_{name}"] * 1_000_000 == drawn
+                windows["zipper_"] = drawn
+            for kind, window in windows.items():
+                label = slow.label(log, of, task.outcomes, window, clicks, repaired)
+                assert row[f"{kind}label_{name}"] == label, (kind, name, of)
+                closes = max(of.at + window, of.known)
+                assert micros([row[f"{kind}mature_ts_{name}"]]) == [closes]
+
+
 def test_random_logs_hold_what_they_are_meant_to():
-    logs = [
-        random_log(Knobs(seed, "Europe/Berlin", date(2024, 4, 1), 1, 2, 1)) for seed in range(20)
-    ]
+    knobs = [Knobs(seed, "Europe/Berlin", date(2024, 4, 1), 1, 2, 1) for seed in range(20)]
+    logs = [random_log(one) for one in knobs]
     found = [log.events() for log in logs]
     cut = [
         slow.timeline(events, "u0", log.last_day, 1, 2).num_cut
@@ -332,9 +365,20 @@ def test_random_logs_hold_what_they_are_meant_to():
     ties = [len(events) - len({e.known for e in events}) for events in found]
     assert min(ties) > 10
     assert all(len(log.impressions()) < len({row.id for row in log.shown}) for log in logs)
-    labels = [
-        slow.label(log, row, ["buy"], MICROS_A_DAY)
-        for log in logs
+    rows = [
+        (log, one, row)
+        for log, one in zip(logs, knobs, strict=True)
         for row in log.impressions().values()
     ]
-    assert {0, 1, None} == set(labels)
+
+    def labels(clicks=None, repair=False):
+        return [
+            slow.label(log, row, [what], window, clicks, repairs_of(one) if repair else None)
+            for log, one, row in rows
+            for what, window in (("click", 1_800_000_000), ("buy", MICROS_A_DAY))
+        ]
+
+    plain = labels()
+    assert {0, 1, None} == set(plain)
+    assert sum(a != b for a, b in zip(plain, labels(repair=True), strict=True)) > 10
+    assert sum(a != b for a, b in zip(plain, labels(clicks=["click"]), strict=True)) > 10

@@ -1,0 +1,203 @@
+"""The tables that a label repair reads and replaces, at the versions that it found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from jobs import delta
+from jobs.config import Recipe, day_of, days_between
+from jobs.days import longest_window
+from jobs.learners import Learner, reaches
+from jobs.repairs import TABLE, DayRepair, Repairs
+from jobs.spark.examples import example_columns
+from jobs.spark.labels import changed_labels, label_rows, late_outcomes
+from jobs.spark.tables import read_table, write_days
+from validation import tables
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_READ = ("labels", "examples", "impressions", "outcomes", "events")
+
+
+class LabelTables:
+    """Everything that bears on the labels of a family's log, as it was when the repair began."""
+
+    def __init__(self, recipe: Recipe, home: str, spark: SparkSession) -> None:
+        self.recipe = recipe
+        self.spark = spark
+        self._root = f"{home}/tables/{recipe.contract.name}"
+        self._held = {name: delta.open_table(self.uri(name)) for name in _READ}
+        self._paths = {name: delta.paths_by_day(self._held[name]) for name in _READ[:2]}
+
+    def uri(self, table: str) -> str:
+        """Where a table lies."""
+        return f"{self._root}/{table}"
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Versions of the tables."""
+        return {name: held.version() for name, held in self._held.items() if held is not None}
+
+    @cached_property
+    def labelled_days(self) -> set[date]:
+        """Days of impressions with labels."""
+        return {*delta.partition_days(self._held["labels"])}
+
+    @cached_property
+    def last_day(self) -> date:
+        """Last arrival day: repaired labels count what was known by its end."""
+        arrived = [delta.partition_days(self._held[name]) for name in ("outcomes", "events")]
+        return max(day for days in arrived for day in days)
+
+    def late(self, arrivals: Sequence[date]) -> dict[date, tuple[int, date]]:
+        """(outcomes, last arrival day) by day of impressions, of outcomes that came late.
+
+        Args:
+            arrivals: Arrival days of the outcomes.
+        """
+        from pyspark.sql import functions as F
+
+        contract = self.recipe.contract
+        outcomes = self._read("outcomes", arrivals)
+        first = outcomes.agg(F.min(F.unix_micros("event_ts"))).collect()[0][0]
+        if first is None:
+            return {}
+        earliest = _EPOCH + timedelta(microseconds=first) - longest_window(contract)
+        days = days_between(day_of(earliest, contract.time_zone), self.last_day)
+        shown = self._read("impressions", days)
+        found = late_outcomes(shown, outcomes, contract.tasks, contract.time_zone)
+        return {row["day"]: (row["num_late"], row["last_day"]) for row in found.collect()}
+
+    def rows(self, days: Sequence[date], until: Mapping[date, date]) -> DataFrame:
+        """The labels of days, counting what is known until the days that their repairs name."""
+        contract = self.recipe.contract
+        labelled = [day for day in days if day in self.labelled_days]
+        first = min(labelled, default=self.last_day)
+        return label_rows(
+            self._impressions(labelled),
+            self._read("outcomes", days_between(first, self.last_day)),
+            contract.tasks,
+            max(delta.partition_days(self._held["events"]), default=self.last_day),
+            contract.time_zone,
+            {day: until[day] for day in labelled if day in until},
+        )
+
+    def changed(self, rows: DataFrame, days: Sequence[date]) -> list[dict[str, Any]]:
+        """Mature labels of days that differ from what the table holds."""
+        if not days:
+            return []
+        held = self._read("labels", days)
+        tasks = self.recipe.contract.tasks
+        changed = changed_labels(held, rows, self._impressions(days), tasks)
+        return changed.toArrow().to_pylist()
+
+    def day_repair(
+        self,
+        day: date,
+        num_late: int,
+        changed: Sequence[dict[str, Any]],
+        known: Sequence[Learner],
+    ) -> DayRepair:
+        """What a repair does to a day.
+
+        Args:
+            day: Day of impressions.
+            num_late: Outcomes that came late.
+            changed: Its labels that change.
+            known: Registered versions that may have learnt them.
+        """
+        kinds = Counter((row["column"], row["before"], row["after"]) for row in changed)
+        stale = []
+        for one in known:
+            reach = reaches(self.recipe)[one.name]
+            num = sum(
+                row["surface"] in reach.surfaces
+                and row["task"] in reach.tasks
+                and one.learnt(row["mature_ts"])
+                for row in changed
+            )
+            if num:
+                about = {"name": one.name, "version": one.version, "run_id": one.run_id}
+                stale.append({**about, "num_labels": num})
+        return DayRepair(
+            day=day,
+            until=self.last_day,
+            num_late=num_late,
+            num_impressions=len({row["impression_id"] for row in changed}),
+            changes=[
+                {"column": column, "before": before, "after": after, "num_labels": num}
+                for (column, before, after), num in sorted(kinds.items())
+            ],
+            stale=stale,
+        )
+
+    def write(
+        self, repairs: Repairs, rows: DataFrame, hashes: dict[str, str]
+    ) -> dict[str, int | None]:
+        """Replace the labels of the days that are decided on, then those of their examples.
+
+        Returns:
+            Versions of the tables afterwards.
+
+        Raises:
+            StaleSnapshot: Another writer replaced one of the days meanwhile.
+        """
+        days = [day for day in repairs.pending if day in self.labelled_days]
+        inputs = {name: self.versions[name] for name in ("impressions", "outcomes")}
+        commit = {"run_id": f"repair-{repairs.number:06d}", **hashes}
+        labels = self._replace(
+            "labels", rows, days, {**commit, "inputs": {**inputs, TABLE: repairs.version}}
+        )
+        if self._held["examples"] is None:
+            return {"labels": labels}
+        held = delta.partition_days(self._held["examples"])
+        days = [day for day in days if day in held]
+        made_from = {"labels": labels, "examples": self.versions["examples"]}
+        examples = self._replace(
+            "examples", self._examples(days), days, {**commit, "inputs": made_from}
+        )
+        return {"labels": labels, "examples": examples}
+
+    def _replace(
+        self, table: str, rows: DataFrame, days: Sequence[date], commit: dict[str, Any]
+    ) -> int | None:
+        from pyspark.sql import functions as F
+
+        written = write_days(
+            rows.where(F.col("day").isin(list(days))),
+            self.uri(table),
+            days=days,
+            order=["event_ts", "impression_id"],
+            commit=commit,
+            expected=self._paths[table],
+        )
+        return written.version
+
+    def _examples(self, days: Sequence[date]) -> DataFrame:
+        """Examples of days, with the labels that the labels table now holds."""
+        contract = self.recipe.contract
+        examples = self._read("examples", days)
+        columns = [name for name in example_columns(contract) if name in examples.columns]
+        labels = tables.label_columns(list(contract.tasks), contract.zipper_tasks)
+        new = read_table(self.spark, self.uri("labels"), days)
+        taken = new.select("impression_id", *[name for name in labels if name in columns])
+        kept = examples.drop(*labels)
+        return kept.join(taken, on="impression_id", how="inner").select(*columns)
+
+    def _impressions(self, days: Iterable[date]) -> DataFrame:
+        """Impressions shown on days, whenever they arrived."""
+        from pyspark.sql import functions as F
+
+        shown = list(days)
+        late = self.recipe.windows.max_late_days
+        arrivals = {day + timedelta(days=n) for day in shown for n in range(late + 1)}
+        return self._read("impressions", sorted(arrivals)).where(F.col("event_day").isin(shown))
+
+    def _read(self, table: str, days: Sequence[date]) -> DataFrame:
+        return read_table(self.spark, self.uri(table), days, self.versions[table])
