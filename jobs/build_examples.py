@@ -78,7 +78,7 @@ def example_frame(tables: Build, shown: DataFrame) -> DataFrame:
         by_entity(events, user, ["day", "known_ts", "num"]),
         ["num"],
     )
-    ends = history_ends(shown, today, tables.read("timelines", days), config.timeline.num_events)
+    ends = history_ends(today, tables.read("timelines", days), config.timeline.num_events)
     return example_rows(shown, tables.read("labels", days), counts, ends, config.contract)
 
 

@@ -9,16 +9,27 @@ a user with more than 4N new events a day is cut there, and the cut is counted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from jobs.command import JobSummary, main
 from jobs.config import RunConfig, days_between
+from jobs.days import arrival_days
 from jobs.spark.build import Build
+from jobs.spark.histories import (
+    HISTORY_COLUMNS,
+    REQUEST_COLUMNS,
+    Cut,
+    packed_events,
+    packed_requests,
+)
 from jobs.spark.session import spark_session
-from jobs.spark.timelines import timeline_rows
+from jobs.spark.tables import shuffle_partitions
+from jobs.spark.timelines import PACKED, num_buckets, timeline_rows
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
 
@@ -37,20 +48,23 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
 
 def timeline_frame(tables: Build) -> DataFrame:
     """The rows of the timelines table for the touched days."""
-    from pyspark.sql import functions as F
+    config, days = tables.config, tables.shown_days
+    cut = Cut(config.timeline.num_events, config.timeline.lookback_days)
+    types = config.contract.timeline_event_types
+    partitions = shuffle_partitions(tables.spark)
+    buckets = num_buckets(partitions)
 
-    config = tables.config
-    days = tables.shown_days
-    read_from = days[0] - timedelta(days=config.timeline.lookback_days)
-    events = tables.read("events", days_between(read_from, days[-1]))
-    return timeline_rows(
-        events.where(F.col("event_type").isin(config.contract.timeline_event_types)),
-        tables.impressions(),
-        days,
-        config.timeline.num_events,
-        config.timeline.lookback_days,
-        config.contract.time_zone,
-    )
+    def pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return packed_events(batches, days, cut, types, buckets)
+
+    def request(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return packed_requests(batches, days, buckets)
+
+    read = days_between(days[0] - timedelta(days=cut.lookback_days), days[-1])
+    events = tables.map_columns("events", read, HISTORY_COLUMNS, pack, PACKED)
+    arrived = arrival_days(config)
+    requests = tables.map_columns("impressions", arrived, REQUEST_COLUMNS, request, PACKED)
+    return timeline_rows(events, requests, days, cut, partitions)
 
 
 if __name__ == "__main__":

@@ -169,17 +169,24 @@ def read_days(
             near = difflib.get_close_matches(name, schema.names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {schema.names}"
             raise ConfigError(f"{Path(uri).name}: no column {name!r}; {hint}")
-    # Arrow reads the files itself. Through the file system that delta-rs offers it, one process in
-    # three aborted at exit ("terminate called without an active exception").
+    files = files_dataset(day_files(table, days), schema, f"{_root(table)}/data")
+    return files.to_table(columns=columns or schema.names)
+
+
+def files_dataset(paths: list[str], schema: pa.Schema, base: str) -> dataset.Dataset:
+    """Files of a table, as Arrow reads them itself.
+
+    Through the file system that delta-rs offers it, one process in three aborted at exit
+    ("terminate called without an active exception").
+    """
     layout = pa.schema([("run", pa.string()), ("day", pa.date32())])
-    files = dataset.dataset(
-        day_files(table, days),
+    return dataset.dataset(
+        paths,
         schema=schema,
         format="parquet",
         partitioning=dataset.partitioning(layout, flavor="hive"),
-        partition_base_dir=f"{_root(table)}/data",
+        partition_base_dir=base,
     )
-    return files.to_table(columns=columns or schema.names)
 
 
 def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:

@@ -14,7 +14,7 @@ from jobs.errors import ConfigError
 from jobs.feeds import AttributesFeed
 from jobs.ingest_log import attribute_table
 from jobs.spark.features import with_attributes
-from jobs.spark.tables import read_table, write_days
+from jobs.spark.tables import ColumnsFunction, map_columns, read_table, write_days
 from validation import tables
 
 if TYPE_CHECKING:
@@ -64,6 +64,27 @@ class Build:
             schema = ", ".join(f"`{name}` {kind}" for name, kind in empty.items())
             return self.spark.createDataFrame([], schema)
         return read_table(self.spark, self.config.table(table), wanted, version)
+
+    def map_columns(
+        self,
+        table: str,
+        wanted: Sequence[date],
+        columns: Sequence[str],
+        function: ColumnsFunction,
+        result: tables.Columns,
+    ) -> DataFrame:
+        """Apply a function to columns of a table: see `jobs.spark.tables`.
+
+        Args:
+            table: Name.
+            wanted: Days; those that the table lacks yield no rows.
+            columns: Columns to read.
+            function: From batches of them to batches of `result`.
+            result: Columns of the result.
+        """
+        version = self.inputs.setdefault(table, self.version(table))
+        uri = self.config.table(table)
+        return map_columns(self.spark, uri, wanted, columns, function, result, version)
 
     def require(self, table: str, wanted: Sequence[date]) -> None:
         """Refuse to count a missing day as a day on which nothing happened.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobs.contract import BASE_FEATURE_COLUMNS, LogContract
-from jobs.spark.timelines import DAY_FACTOR
+from jobs.spark.histories import DAY_FACTOR
 from validation import tables
 
 if TYPE_CHECKING:
@@ -73,24 +73,19 @@ def count_feature_names(contract: LogContract) -> list[str]:
     ]
 
 
-def history_ends(
-    impressions: DataFrame, today: DataFrame, timelines: DataFrame, num_events: int
-) -> DataFrame:
+def history_ends(today: DataFrame, timelines: DataFrame, num_events: int) -> DataFrame:
     """Length of the prefix of its timeline that was known strictly before each impression.
 
     Args:
-        impressions: `impression_id`, `user_id`, `event_ts`, `day`.
-        today: As `today_counts` returns them, of the user, with the count `num`.
+        today: As `today_counts` returns them, of the user alone, with the count `num`.
         timelines: `user_id`, `day`, `num_prior`.
         num_events: N.
     """
     from pyspark.sql import functions as F
 
-    joined = impressions.select("impression_id", "user_id", "day").join(
+    so_far = today.select("impression_id", F.col("key").alias("user_id"), "day", "num_today")
+    joined = so_far.join(
         timelines.select("user_id", "day", "num_prior"), on=["user_id", "day"], how="inner"
-    )
-    joined = joined.join(
-        today.select("impression_id", "num_today"), on="impression_id", how="inner"
     )
     new = F.least(F.col("num_today"), F.lit(DAY_FACTOR * num_events))
     return joined.select(

@@ -15,12 +15,13 @@ LOG = contract(
 
 
 def test_a_history_ends_where_the_day_so_far_does_but_within_its_timeline(spark):
-    shown = frame(
+    today = frame(
         spark,
-        "impression_id string, user_id string, event_ts timestamp, day date",
-        *[(name, user, utc(5), DAY) for name, user in (("a", "u"), ("b", "u"), ("c", "v"))],
+        "impression_id string, key string, day date, num_today bigint",
+        ("a", "u", DAY, 3),
+        ("b", "u", DAY, 9),
+        ("c", "v", DAY, 0),
     )
-    today = frame(spark, "impression_id string, num_today bigint", ("a", 3), ("b", 9), ("c", 0))
     timelines = frame(
         spark,
         "user_id string, day date, num_prior int",
@@ -28,7 +29,7 @@ def test_a_history_ends_where_the_day_so_far_does_but_within_its_timeline(spark)
         ("v", DAY, 0),
         ("u", date(2024, 3, 4), 1),
     )
-    ends = history_ends(shown, today, timelines, num_events=2)
+    ends = history_ends(today, timelines, num_events=2)
     assert by(ends, "impression_id", "history_end") == {"a": 5, "b": 10, "c": 0}
 
 

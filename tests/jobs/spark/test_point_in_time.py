@@ -157,6 +157,10 @@ class MemoryBuild(Build):
         rows = self.frames[table]
         return rows if wanted is None else rows.where(F.col("day").isin(list(wanted)))
 
+    def map_columns(self, table, wanted, columns, function, result):
+        schema = ", ".join(f"{name} {kind}" for name, kind in result.items())
+        return self.read(table, wanted).select(*columns).mapInArrow(function, schema)
+
 
 def settings_of(knobs: Knobs):
     log = contract(

@@ -5,35 +5,68 @@ from datetime import date, timedelta
 import pyarrow as pa
 import pytest
 
-from jobs.spark.timelines import timeline_rows, timelines, whole_users
+from jobs.spark.histories import (
+    HISTORY_COLUMNS,
+    REQUEST_COLUMNS,
+    Cut,
+    by_bucket,
+    packed_events,
+    packed_requests,
+)
+from jobs.spark.tables import digest_by_day
+from jobs.spark.timelines import PACKED, num_buckets, timeline_rows
 from tests.jobs.spark.frames import by, frame, utc
 from validation import tables
 
-TYPES = ["event_type", "surface", "item_id", "value", "event_ts", "known_ts", "time_is_synthetic"]
 DAY = date(2024, 3, 5)
 
 
-def stream(*rows):
-    """Sorted rows of (user, day offset, item); no item marks the request of a timeline."""
-    start = utc(1)
+def event_batch(rows):
+    """Events of (user, day offset, item), known one second after the other."""
+    moments = [utc(1) + timedelta(seconds=n) for n in range(len(rows))]
     columns = {
-        "user_id": pa.array([user for user, _, _ in rows]),
+        "user_id": pa.array([user for user, _, _ in rows], pa.string()),
+        "event_id": pa.array([f"{n:03d}" for n in range(len(rows))], pa.string()),
         "day": pa.array([DAY + timedelta(days=day) for _, day, _ in rows], pa.date32()),
-        "is_request": pa.array([item is None for _, _, item in rows], pa.bool_()),
+        "event_type": pa.array(["x"] * len(rows), pa.string()),
+        "surface": pa.array(["y"] * len(rows), pa.string()),
         "item_id": pa.array([item for _, _, item in rows], pa.string()),
         "value": pa.array([None] * len(rows), pa.float64()),
+        "event_ts": pa.array(moments, pa.timestamp("us", "UTC")),
+        "known_ts": pa.array(moments, pa.timestamp("us", "UTC")),
         "time_is_synthetic": pa.array([False] * len(rows), pa.bool_()),
     }
-    for name in ("event_type", "surface"):
-        columns[name] = pa.array(["x"] * len(rows))
-    moments = [start + timedelta(seconds=n) for n in range(len(rows))]
-    for name in ("event_ts", "known_ts"):
-        columns[name] = pa.array(moments, pa.timestamp("us", "UTC"))
-    return pa.table(columns).select(["user_id", "day", "is_request", *TYPES])
+    return pa.RecordBatch.from_pydict({name: columns[name] for name in HISTORY_COLUMNS})
 
 
-def cut(rows, num_events=2, lookback_days=9):
-    table = pa.Table.from_batches(timelines(rows, num_events, lookback_days))
+def stream(*rows):
+    """Events, and the timelines wanted: rows of (user, day offset, item); no item is a wish."""
+    wished = [(user, DAY + timedelta(days=day)) for user, day, item in rows if item is None]
+    return event_batch([row for row in rows if row[2] is not None]), wished
+
+
+def cut(rows, num_events=2, lookback_days=9, sizes=(), num_buckets=1):
+    """Timelines by user and day offset: items, `num_prior`, `num_cut`.
+
+    Each of `sizes` rows are packed by a task of their own; all by one if there are none.
+    """
+    events, wished = rows
+    kept = Cut(num_events, lookback_days)
+    days = sorted({day for _, day in wished})
+    asked = pa.RecordBatch.from_pydict(
+        {
+            "user_id": pa.array([user for user, _ in wished], pa.string()),
+            "event_day": pa.array([day for _, day in wished], pa.date32()),
+        }
+    )
+    packed = list(packed_requests([asked], days, num_buckets))
+    low = 0
+    for size in sizes or [events.num_rows]:
+        packed += packed_events([events.slice(low, size)], days, kept, ["x"], num_buckets)
+        low += size
+    assert low == events.num_rows
+    shuffled = pa.Table.from_batches(packed).sort_by("bucket")
+    table = pa.Table.from_batches(by_bucket(shuffled.to_batches(), days, kept))
     return {
         (row["user_id"], (row["day"] - DAY).days): (
             "".join(row["item_id"]),
@@ -42,6 +75,19 @@ def cut(rows, num_events=2, lookback_days=9):
         )
         for row in table.to_pylist()
     }
+
+
+def shuffled_rows(events, shown, kept, partitions=2):
+    """Timelines of `DAY` through Spark."""
+    buckets = num_buckets(partitions)
+    schema = ", ".join(f"{name} {kind}" for name, kind in PACKED.items())
+    packed = events.select(*HISTORY_COLUMNS).mapInArrow(
+        lambda batches: packed_events(batches, [DAY], kept, ["click"], buckets), schema
+    )
+    asked = shown.select(*REQUEST_COLUMNS).mapInArrow(
+        lambda batches: packed_requests(batches, [DAY], buckets), schema
+    )
+    return timeline_rows(packed, asked, [DAY], kept, partitions)
 
 
 def test_a_timeline_holds_the_latest_before_the_day_and_the_first_of_the_day():
@@ -94,30 +140,45 @@ def test_users_without_events_have_empty_timelines_and_touch_nobody_elses():
     }
 
 
-def test_timelines_have_the_columns_of_their_table():
-    (batch,) = timelines(stream(("u", 0, None)), 2, 9)
-    assert batch.schema.names == list(tables.TIMELINES)
-    assert batch.num_rows == 1
+@pytest.mark.parametrize("sizes", [[24], [1] * 24, [5, 0, 9, 10], [12, 12]])
+@pytest.mark.parametrize("num_buckets", [1, 7])
+def test_tasks_and_buckets_change_no_timeline(sizes, num_buckets):
+    # Busy users in between, so that tasks leave out what no timeline can hold.
+    events = [("u", day, item) for day in (-1, 0, 1) for item in "abcdef"]
+    events += [("v", 0, "x"), ("v", 1, "y"), *[("w", -1, item) for item in "pqrs"]]
+    rows = stream(*events, ("u", 0, None), ("u", 1, None), ("w", 1, None))
+    assert cut(rows, num_events=1, sizes=sizes, num_buckets=num_buckets) == {
+        ("u", 0): ("fabcd", 1, 2),
+        ("u", 1): ("fabcd", 1, 2),
+        ("v", 0): ("x", 0, 0),
+        ("v", 1): ("xy", 1, 0),
+        ("w", 1): ("s", 1, 0),
+    }
 
 
-@pytest.mark.parametrize("sizes", [[7], [1] * 7, [3, 4], [2, 0, 3, 2], [5, 2]])
-def test_no_user_is_cut_in_two_however_the_stream_is(sizes):
-    rows = stream(*[(user, 0, None) for user in "aabbbcc"]).to_batches()[0]
-    starts = [sum(sizes[:n]) for n in range(len(sizes))]
-    batches = [rows.slice(low, size) for low, size in zip(starts, sizes, strict=True)]
-    users = [table["user_id"].to_pylist() for table in whole_users(batches)]
-    assert [user for group in users for user in group] == list("aabbbcc")
-    assert sum(len(set(group)) for group in users) == 3
+def test_a_user_with_very_many_events_is_no_larger_in_the_shuffle_than_a_timeline():
+    rows = [("busy", day, "x") for day in (-2, -1, 0, 1) for _ in range(5_000)]
+    days = [DAY, DAY + timedelta(days=1)]
+    (packed,) = packed_events([event_batch(rows)], days, Cut(3, 9), ["x"], 1)
+    table = pa.ipc.open_stream(packed.column("packed")[0].as_buffer()).read_all()
+    # N of the days before; 4N first and N last of each day.
+    assert table.num_rows == 3 + 2 * (12 + 3)
+    days = table.column("day").to_pylist()
+    left_out = table.column("num_left_out").to_pylist()
+    assert sum(n for n, day in zip(left_out, days, strict=True) if day >= DAY) == 2 * 4_985
+    wished = [("busy", DAY), ("busy", DAY + timedelta(days=1))]
+    found = cut((event_batch(rows), wished), num_events=3)
+    assert found == {("busy", day): ("x" * 15, 3, 4_988) for day in (0, 1)}
 
 
 def test_events_lie_in_the_order_in_which_they_became_known(spark):
     schema = ", ".join(f"{name} {kind}" for name, kind in tables.EVENTS.items())
 
-    def event(name, at, known, day=5, user="u"):
-        place = (user, name, "feed", "click", 1.0)
+    def event(name, at, known, day=5, user="u", what="click"):
+        place = (user, name, "feed", what, 1.0)
         return (name, *place, at, known, False, None, date(2024, 3, day))
 
-    # 5 March in Berlin begins at 23:00 on the 4th.
+    # The log's days are Berlin's: 5 March begins at 23:00 on the 4th.
     events = frame(
         spark,
         schema,
@@ -126,13 +187,31 @@ def test_events_lie_in_the_order_in_which_they_became_known(spark):
         event("b", utc(5, 2), utc(5, 4), user="v"),
         event("a", utc(5, 2), utc(5, 4)),
         event("first", utc(5, 3), utc(4, 23)),
+        event("sleep", utc(5, 3), utc(5, 3), what="yawn"),
         event("prior", utc(4, 22), utc(4, 22, 59, 59, 999_999), day=4),
     )
     shown = frame(spark, "user_id string, event_day date", ("w", DAY), ("u", DAY), ("u", DAY))
-    rows = timeline_rows(events, shown, [DAY], 8, 9, "Europe/Berlin")
+    rows = shuffled_rows(events, shown, Cut(8, 9))
     assert rows.dtypes == list(tables.TIMELINES.items())
     assert by(rows, "user_id", "item_id", "num_prior", "day") == {
         "u": (["prior", "first", "a", "c", "d"], 1, DAY),
         "v": (["b"], 0, DAY),
         "w": ([], 0, DAY),
     }
+
+
+def test_partitions_change_no_row(spark):
+    schema = ", ".join(f"{name} {kind}" for name, kind in tables.EVENTS.items())
+    rows = [
+        # Moments coincide, so that only the id tells which comes first.
+        (f"e{n}", f"u{n % 5}", f"i{n}", "feed", "click", None, utc(5), utc(5, n % 3))
+        for n in range(60)
+    ]
+    events = frame(spark, schema, *[(*row, False, None, DAY) for row in rows])
+    shown = frame(spark, "user_id string, event_day date", ("w", DAY))
+    found = [
+        digest_by_day(shuffled_rows(events.repartition(n, "item_id"), shown, Cut(2, 9), n))
+        for n in (1, 2, 7)
+    ]
+    assert found[0][DAY][0] == 6
+    assert found == [found[0]] * 3

@@ -1,0 +1,333 @@
+"""Cuts timelines out of events, in numpy and Arrow: the kernel of `jobs/spark/timelines.py`.
+
+Two halves with a shuffle between. The first packs batches of events by bucket of users and leaves
+out what no timeline can hold. The second takes whole buckets, sorts them once, and copies slices.
+"""
+
+# pyarrow.compute makes its functions at import, out of a type checker's sight.
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from validation import tables
+
+DAY_FACTOR = 4
+"""A day's timeline holds at most this many times N new events."""
+
+VALUES = ("event_type", "surface", "item_id", "value", "event_ts", "known_ts", "time_is_synthetic")
+"""What a timeline keeps of an event."""
+HISTORY_COLUMNS = ("user_id", "event_id", "day", *VALUES)
+"""What is read of an event."""
+REQUEST_COLUMNS = ("user_id", "event_day")
+"""What is read of an impression."""
+
+_TEXTS = ("user_id", "event_type", "surface", "item_id")
+"""Columns with far fewer values than rows."""
+_MOMENT = pa.timestamp("us", "UTC")
+_ROWS_PER_CHUNK = 500_000
+_ROWS_PER_BATCH = 2_000
+_EVENTS_PER_BATCH = 1_000_000
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What of a user's history a timeline keeps."""
+
+    num_events: int
+    """N."""
+    lookback_days: int
+    """Events that became known on an earlier day than this are forgotten."""
+
+
+def packed_events(
+    batches: Iterable[pa.RecordBatch],
+    days: Sequence[date],
+    cut: Cut,
+    event_types: Sequence[str],
+    num_buckets: int,
+) -> Iterator[pa.RecordBatch]:
+    """Events by bucket of users, without those that no timeline can hold.
+
+    Args:
+        batches: Columns `HISTORY_COLUMNS`.
+        days: Days whose timelines will be built, in order.
+        cut: What is kept.
+        event_types: Event types that enter histories.
+        num_buckets: Buckets over which users are spread.
+
+    Yields:
+        `bucket` and `packed`: rows as an Arrow stream, `num_left_out` beside them.
+    """
+    for chunk in _chunks(batches):
+        rows = chunk.filter(pc.is_in(chunk.column("event_type"), pa.array(event_types)))
+        if rows.num_rows:
+            texts = {name: rows.column(name).dictionary_encode() for name in _TEXTS}
+            columns = [texts.get(name, rows.column(name)) for name in HISTORY_COLUMNS]
+            rows = pa.table(columns, names=list(HISTORY_COLUMNS))
+            rows = rows.unify_dictionaries().combine_chunks()
+            yield from _scattered(_without_surplus(rows, days, cut.num_events), num_buckets)
+
+
+def packed_requests(
+    batches: Iterable[pa.RecordBatch], days: Sequence[date], num_buckets: int
+) -> Iterator[pa.RecordBatch]:
+    """Users with an impression on one of the days, by bucket of users.
+
+    Args:
+        batches: Columns `REQUEST_COLUMNS`.
+        days: Days whose timelines will be built.
+        num_buckets: Buckets over which users are spread.
+    """
+    for chunk in _chunks(batches):
+        rows = chunk.filter(pc.is_in(chunk.column("event_day"), pa.array(days, pa.date32())))
+        if rows.num_rows:
+            rows = rows.group_by(list(REQUEST_COLUMNS)).aggregate([])
+            users = rows.column("user_id").dictionary_encode()
+            rows = pa.table({"user_id": users, "day": rows.column("event_day")})
+            yield from _scattered(rows.unify_dictionaries().combine_chunks(), num_buckets)
+
+
+def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    num_rows = 0
+    for batch in batches:
+        held.append(batch)
+        num_rows += batch.num_rows
+        if num_rows >= _ROWS_PER_CHUNK:
+            yield pa.Table.from_batches(held)
+            held, num_rows = [], 0
+    if num_rows:
+        yield pa.Table.from_batches(held)
+
+
+def _scattered(rows: pa.Table, num_buckets: int) -> Iterator[pa.RecordBatch]:
+    users = rows.column("user_id").combine_chunks()
+    of_user = [zlib.crc32(user.encode()) % num_buckets for user in users.dictionary.to_pylist()]
+    bucket = np.array(of_user, np.int32)[users.indices.to_numpy()]
+    # Small numbers are sorted in linear time.
+    order = np.argsort(bucket.astype(np.uint16), kind="stable")
+    ends = np.cumsum(np.bincount(bucket, minlength=num_buckets))
+    rows = rows.take(pa.array(order))
+    found, packed = [], []
+    for number, (start, end) in enumerate(zip(ends - np.diff(ends, prepend=0), ends, strict=True)):
+        if end > start:
+            sink = pa.BufferOutputStream()
+            part = rows.slice(start, end - start)
+            with pa.ipc.new_stream(sink, part.schema) as stream:
+                stream.write_table(part)
+            found.append(number)
+            packed.append(sink.getvalue().to_pybytes())
+    yield pa.RecordBatch.from_arrays(
+        [pa.array(found, pa.int32()), pa.array(packed, pa.binary())], names=["bucket", "packed"]
+    )
+
+
+def _without_surplus(rows: pa.Table, days: Sequence[date], num_events: int) -> pa.Table:
+    """Leave out events that N later ones of a user push out, whatever other tasks hold.
+
+    Of the days before the first wanted one the N latest may be needed; of every later day the 4N
+    earliest, as its own, and the N latest, as history of the days after it.
+    """
+    num_left_out = np.zeros(rows.num_rows, np.int32)
+    user = rows.column("user_id").chunk(0).indices.to_numpy()
+    is_busy = (np.bincount(user) > num_events)[user]
+    busy = np.flatnonzero(is_busy)
+    kept = np.flatnonzero(~is_busy)
+    if len(busy):
+        some = rows.take(pa.array(busy))
+        order = known_order(some, user[busy])
+        user = user[busy][order]
+        day = np.maximum(_day_numbers(some.column("day"))[order], _number(days[0]) - 1)
+        start, end = _runs(user_day(user, day))
+        from_start = np.arange(len(order)) - np.repeat(start, end - start)
+        to_end = np.repeat(end, end - start) - np.arange(len(order)) - 1
+        is_kept = (to_end < num_events) | (
+            (day >= _number(days[0])) & (from_start < DAY_FACTOR * num_events)
+        )
+        # Told by the last row of the day, which is always kept.
+        lacking = np.zeros(len(order), np.int32)
+        lacking[end - 1] = np.add.reduceat((~is_kept).astype(np.int32), start)
+        places = busy[order[is_kept]]
+        num_left_out[places] = lacking[is_kept]
+        kept = np.concatenate([kept, places])
+    rows = rows.append_column("num_left_out", pa.array(num_left_out))
+    return rows if len(kept) == rows.num_rows else rows.take(pa.array(kept))
+
+
+def by_bucket(
+    batches: Iterable[pa.RecordBatch], days: Sequence[date], cut: Cut
+) -> Iterator[pa.RecordBatch]:
+    """Timelines of bucket after bucket.
+
+    Args:
+        batches: As `packed_events` and `packed_requests` yield them, sorted by `bucket`.
+        days: Days to produce, in order.
+        cut: What is kept.
+
+    Yields:
+        The timelines table's columns, a bounded number of rows and events at a time.
+    """
+    held: list[pa.Table] = []
+    current = None
+    for batch in batches:
+        numbers = batch.column("bucket").to_pylist()
+        for number, packed in zip(numbers, batch.column("packed"), strict=True):
+            if number != current and held:
+                yield from _bucket_timelines(held, days, cut)
+                held = []
+            current = number
+            held.append(pa.ipc.open_stream(packed.as_buffer()).read_all())
+    if held:
+        yield from _bucket_timelines(held, days, cut)
+
+
+def _bucket_timelines(
+    parts: Sequence[pa.Table], days: Sequence[date], cut: Cut
+) -> Iterator[pa.RecordBatch]:
+    events = [part for part in parts if "event_id" in part.column_names]
+    requests = [part for part in parts if "event_id" not in part.column_names]
+    held = pa.concat_tables(events or [_EVENTS.empty_table()]).unify_dictionaries()
+    asked = pa.concat_tables([r.select(["user_id", "day"]) for r in (held, *requests)])
+    users = asked.column("user_id").unify_dictionaries()
+    user = np.concatenate([chunk.indices.to_numpy() for chunk in users.chunks])
+    day = _day_numbers(asked.column("day"))
+    # A request is of one of the days; an event asks for its own only if that is one.
+    is_wanted = np.isin(day, [_number(day) for day in days])
+    wanted = np.unique(user_day(user, day)[is_wanted])
+    events_user = user[: held.num_rows]
+    yield from timelines(held.combine_chunks(), events_user, users.chunk(0).dictionary, wanted, cut)
+
+
+def timelines(
+    events: pa.Table, user: np.ndarray, names: pa.Array, wanted: np.ndarray, cut: Cut
+) -> Iterator[pa.RecordBatch]:
+    """Cut timelines out of whole histories.
+
+    Args:
+        events: Columns `HISTORY_COLUMNS` and `num_left_out`, in any order.
+        user: Number of each event's user.
+        names: User ids by number.
+        wanted: User and day of every timeline, as `user_day` gives them, in order.
+        cut: What is kept.
+
+    Yields:
+        The timelines table's columns, a bounded number of rows and events at a time.
+    """
+    who, day = wanted >> 32, (wanted & 0xFFFFFFFF).astype(np.int32)
+    order = known_order(events, user)
+    of_event = user_day(user, _day_numbers(events.column("day")))[order]
+    # A user's events become known day after day, so that what is sorted by time is by day too.
+    first = np.searchsorted(of_event, user_day(who, day - cut.lookback_days))
+    begin, end = (np.searchsorted(of_event, wanted, side) for side in ("left", "right"))
+    prior = np.minimum(begin - first, cut.num_events)
+    left_out = np.concatenate([[0], np.cumsum(events.column("num_left_out").to_numpy()[order])])
+    num_new = end - begin + left_out[end] - left_out[begin]
+    new = np.minimum(num_new, DAY_FACTOR * cut.num_events)
+    values = {name: events.column(name).combine_chunks() for name in VALUES}
+    ends = np.cumsum(prior + new)
+    low = 0
+    while low < len(wanted):
+        so_far = ends[low - 1] if low else 0
+        high = int(np.searchsorted(ends, so_far + _EVENTS_PER_BATCH, side="right"))
+        high = min(max(high, low + 1), low + _ROWS_PER_BATCH)
+        part = slice(low, high)
+        lengths = (prior + new)[part]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        at = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - (begin - prior)[part], lengths)
+        taken = pa.array(order[at])
+        lists = {
+            name: pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), _plain(column, taken))
+            for name, column in values.items()
+        }
+        columns = {
+            "user_id": names.take(pa.array(who[part])),
+            "num_prior": pa.array(prior[part], pa.int32()),
+            "num_cut": pa.array((num_new - new)[part], pa.int32()),
+            **lists,
+            "day": pa.array(day[part], pa.int32()).cast(pa.date32()),
+        }
+        yield pa.RecordBatch.from_arrays(
+            [columns[name] for name in tables.TIMELINES], names=list(tables.TIMELINES)
+        )
+        low = high
+
+
+def known_order(events: pa.Table, user: np.ndarray) -> np.ndarray:
+    """Places of events by user, `known_ts`, `event_ts` and `event_id`."""
+    known, happened = (_micros(events.column(name)) for name in ("known_ts", "event_ts"))
+    since = known - (known.min() if len(known) else 0)
+    bits = int(since.max(initial=0)).bit_length()
+    if bits + int(user.max(initial=0)).bit_length() < 63:
+        # One number for both sorts several times as fast as two.
+        key = (user.astype(np.int64) << bits) | since
+        order = np.argsort(key, kind="stable")
+        is_tie = np.diff(key[order]) == 0
+    else:
+        order = np.lexsort((known, user))
+        is_tie = (np.diff(user[order]) == 0) & (np.diff(known[order]) == 0)
+    tied = np.flatnonzero(np.concatenate([is_tie, [False]]) | np.concatenate([[False], is_tie]))
+    if len(tied):
+        places = order[tied]
+        ids = events.column("event_id").take(pa.array(places))
+        rank = pc.rank(ids, sort_keys="ascending", tiebreaker="dense").to_numpy()
+        keys = (rank, happened[places], known[places], user[places])
+        order[tied] = places[np.lexsort(keys)]
+    return order
+
+
+def user_day(user: np.ndarray, day: np.ndarray) -> np.ndarray:
+    """One number per user and day that orders by both."""
+    return (user.astype(np.int64) << 32) + day
+
+
+def _plain(column: pa.Array, places: pa.Array) -> pa.Array:
+    """Values at some places, texts written out: Spark reads no dictionaries."""
+    if isinstance(column, pa.DictionaryArray):
+        return column.dictionary.take(column.indices.take(places))
+    return column.take(places)
+
+
+def _runs(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of equal values start and end."""
+    change = np.flatnonzero(np.diff(groups)) + 1
+    return np.concatenate([[0], change]), np.concatenate([change, [len(groups)]])
+
+
+def _number(day: date) -> int:
+    return day.toordinal() - _EPOCH
+
+
+def _day_numbers(column: pa.ChunkedArray) -> np.ndarray:
+    return column.cast(pa.int32()).to_numpy()
+
+
+def _micros(column: pa.ChunkedArray) -> np.ndarray:
+    return column.cast(_MOMENT).cast(pa.int64()).to_numpy()
+
+
+_EPOCH = date(1970, 1, 1).toordinal()
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+_EVENTS = pa.schema(
+    {
+        "user_id": _TEXT,
+        "event_id": pa.string(),
+        "day": pa.date32(),
+        "event_type": _TEXT,
+        "surface": _TEXT,
+        "item_id": _TEXT,
+        "value": pa.float64(),
+        "event_ts": _MOMENT,
+        "known_ts": _MOMENT,
+        "time_is_synthetic": pa.bool_(),
+        "num_left_out": pa.int32(),
+    }
+)

@@ -1,0 +1,159 @@
+"""Paired timings: arms that do the same, one after the other, again and again, in one process.
+
+Rules of every bench here. What the arms made is compared before anything is timed. Arms run
+interleaved, so that other load meets all of them; a figure is the median of the ratios within each
+round, with a 95 % bootstrap interval, and never a bare time. CPU seconds of all processes stand
+beside wall time. Memory is sampled in a round of its own, for sampling costs time. A result is one
+line of JSON with what it was measured on; no test asserts a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+
+from jobs.delta import arrow_digest
+from jobs.memory import PeakMemory
+
+LIBRARIES = ("pyspark", "duckdb", "pyarrow", "numpy", "deltalake")
+_RESAMPLES = 10_000
+_ROWS_PER_DIGEST = 5_000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one run took."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    """Of this process and everything that it started."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How often as long one arm took as another."""
+
+    median: float
+    low: float
+    high: float
+    """Ends of the 95 % interval of the median, rounds resampled."""
+
+
+def timed(run: Callable[[], Any]) -> Timing:
+    """Run once, with the clock and the processors' time beside it."""
+    cpu, start = _cpu_seconds(), time.perf_counter()
+    run()
+    return Timing(time.perf_counter() - start, _cpu_seconds() - cpu)
+
+
+def rounds(arms: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, list[Timing]]:
+    """Run every arm once per round, in the same order."""
+    found: dict[str, list[Timing]] = {name: [] for name in arms}
+    for _ in range(num_rounds):
+        for name, run in arms.items():
+            found[name].append(timed(run))
+    return found
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Ratio:
+    """Median of the ratios of runs of the same round."""
+    each = np.asarray(ours) / np.asarray(theirs)
+    drawn = np.random.default_rng(seed).integers(0, len(each), (_RESAMPLES, len(each)))
+    low, high = np.quantile(np.median(each[drawn], axis=1), [0.025, 0.975])
+    return Ratio(*(round(float(x), 3) for x in (np.median(each), low, high)))
+
+
+def compared(timings: Mapping[str, Sequence[Timing]], ours: str, theirs: str) -> dict[str, Any]:
+    """Wall and CPU ratio of two arms, with the medians and every sample behind them."""
+    ratios = {
+        unit: asdict(ratio(*([getattr(t, unit) for t in timings[name]] for name in (ours, theirs))))
+        for unit in ("wall_seconds", "cpu_seconds")
+    }
+    return {"ours": ours, "theirs": theirs, "num_rounds": len(timings[ours]), "ratio": ratios}
+
+
+def samples(timings: Mapping[str, Sequence[Timing]]) -> dict[str, Any]:
+    """Medians and every sample by arm, in seconds."""
+    found = {}
+    for name, runs in timings.items():
+        wall, cpu = [t.wall_seconds for t in runs], [t.cpu_seconds for t in runs]
+        found[name] = {
+            "median_wall_seconds": round(statistics.median(wall), 3),
+            "median_cpu_seconds": round(statistics.median(cpu), 3),
+            "wall_seconds": [round(x, 3) for x in wall],
+            "cpu_seconds": [round(x, 3) for x in cpu],
+        }
+    return found
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Peak memory of this process and all that it started, shared pages counted once."""
+    memory = PeakMemory()
+    with memory:
+        run()
+    return memory.num_bytes
+
+
+def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """Slope of the line through log seconds over log size: 1 where time grows with size."""
+    return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 3)
+
+
+def digest(rows: pa.Table, order: Sequence[str]) -> str:
+    """Hash of a table's rows, whatever their order was.
+
+    Args:
+        rows: Rows.
+        order: Columns that tell every row from every other.
+    """
+    places = rows.select(list(order)).append_column("row", pa.array(np.arange(rows.num_rows)))
+    places = places.sort_by([(name, "ascending") for name in order])["row"]
+    parts = [
+        arrow_digest(rows.take(places.slice(low, _ROWS_PER_DIGEST)))
+        for low in range(0, rows.num_rows, _ROWS_PER_DIGEST)
+    ]
+    return arrow_digest(pa.table({"part": pa.array(parts, pa.string())}))
+
+
+def require_equal(digests: Mapping[str, str]) -> None:
+    """Refuse to time arms that did not make the same rows."""
+    if len(set(digests.values())) != 1:
+        raise ValueError(f"arms that differ are not compared; found digests {dict(digests)}")
+
+
+def report(bench: str, **figures: Any) -> None:
+    """Print one result as one line, with what it was measured on."""
+    line = {
+        "bench": bench,
+        **figures,
+        "machine": {
+            "cores": os.cpu_count(),
+            "processor": platform.machine(),
+            "load_average": [round(x, 2) for x in os.getloadavg()],
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+    }
+    print(json.dumps(line), flush=True)
+
+
+def _cpu_seconds() -> float:
+    process = psutil.Process()
+    total = 0.0
+    for each in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            # Those of children that have ended are their parent's.
+            total += sum(each.cpu_times()[:4])
+    return total
