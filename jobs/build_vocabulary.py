@@ -1,23 +1,25 @@
-"""Admit new values to the vocabulary.
+"""Admit new values to the vocabulary, and evict those out of use where the contract says so.
 
 Reads `events` and `examples` of the run's arrival days and of the days before, as far as a first
 run reaches back. Writes `vocabulary`. Guarantees: only rows known before the gate window count;
-a value keeps its row for ever; a repeat admits nothing.
+a value keeps its row for ever, though it may be out of vocabulary for a time where the contract
+evicts; a repeat changes nothing.
 
     python -m jobs.build_vocabulary --config var/runs/<run>/config.json
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from jobs import delta
 from jobs.command import JobSummary, log, main
-from jobs.config import RunConfig, days_between
+from jobs.config import RunConfig, day_of, days_between
 from jobs.spark.build import Build
 from jobs.spark.session import spark_session
-from jobs.vocabulary import EVENT_TYPE, admit
+from jobs.vocabulary import EVENT_TYPE, admit, fields
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -35,42 +37,72 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
 
     tables = Build(config, spark)
     first = config.plan.day - timedelta(days=config.windows.bootstrap_days)
-    days = days_between(first, config.plan.day)
+    lately = eviction_days(config)
+    days = days_between(min([first, *lately.values()]), config.plan.day)
     cut_off = F.lit(config.plan.gate_start)
     examples = tables.read("examples", days).where(F.col("known_ts") < cut_off)
     events = tables.read("events", days).where(F.col("known_ts") < cut_off)
     events = events.where(F.col("event_type").isin(config.contract.timeline_event_types))
-    counts = [_counts(examples, field, field) for field in config.contract.features.categorical]
+    counts = [
+        _counts(examples, field, field, first) for field in config.contract.features.categorical
+    ]
     counts += [
-        _counts(events, "ad_id", "item_id"),
-        _counts(events, "surface", "surface"),
-        _counts(events, EVENT_TYPE, EVENT_TYPE),
+        _counts(events, "ad_id", "item_id", first),
+        _counts(events, "surface", "surface", first),
+        _counts(events, EVENT_TYPE, EVENT_TYPE, first),
     ]
     seen = (
         reduce(lambda a, b: a.unionByName(b), counts)
         .groupBy("field", "value")
-        .agg(F.sum("count").alias("count"))
+        .agg(F.sum("count").alias("count"), F.max("last_day").alias("last_day"))
     )
     rows = seen.where(F.col("value").isNotNull()).collect()
-    version, admitted = admit(
+    seen_lately = {
+        field: {r["value"] for r in rows if r["field"] == field and r["last_day"] >= since}
+        for field, since in lately.items()
+    }
+    done = admit(
         config.table("vocabulary"),
         [(row["field"], row["value"], row["count"]) for row in rows],
         config.contract,
         config.run.run_id,
+        seen_lately,
     )
-    log.info("vocabulary: %d values admitted", admitted)
+    log.info("vocabulary: %d values admitted, %d evicted", done.admitted, done.evicted)
     return JobSummary(
         job="build_vocabulary",
         inputs=dict(tables.inputs),
-        outputs={"vocabulary": version},
-        rows={"vocabulary": admitted},
+        outputs={"vocabulary": done.version},
+        rows={"vocabulary": done.admitted},
+        details={"evicted": done.evicted},
     )
 
 
-def _counts(rows: DataFrame, field: str, column: str) -> DataFrame:
+def eviction_days(config: RunConfig) -> dict[str, date]:
+    """From which day on a value must have been seen to keep its row, by field where it must.
+
+    A log that does not reach back so far evicts nothing, and neither does a backfill: it has not
+    seen what later days have brought.
+    """
+    held = delta.partition_days(delta.open_table(config.table("events")))
+    if not held or held[-1] > config.plan.day:
+        return {}
+    judged_from = day_of(config.plan.gate_start, config.contract.time_zone)
+    found = {}
+    for field in fields(config.contract):
+        days = config.contract.vocabulary_rule(field).evict_after_days
+        if days is not None and held[0] <= judged_from - timedelta(days=days):
+            found[field] = judged_from - timedelta(days=days)
+    return found
+
+
+def _counts(rows: DataFrame, field: str, column: str, first: date) -> DataFrame:
+    """How often each value of a column was seen from a day on, and the last day of all it was."""
     from pyspark.sql import functions as F
 
-    return rows.groupBy(F.lit(field).alias("field"), F.col(column).alias("value")).count()
+    values = rows.groupBy(F.lit(field).alias("field"), F.col(column).alias("value"))
+    counted = F.count_if(F.col("day") >= F.lit(first))
+    return values.agg(counted.alias("count"), F.max("day").alias("last_day"))
 
 
 if __name__ == "__main__":

@@ -110,6 +110,9 @@ class VocabularyRule(Settings):
 
     min_count: int = Field(default=10, ge=1)
     """A value is admitted once seen this often before the training cut-off."""
+    evict_after_days: int | None = Field(default=None, ge=1)
+    """A value that none of so many days before the gate window's first has seen is out of
+    vocabulary from then on; it regains its row when it comes back. None: it never is."""
 
 
 class Features(Settings):
@@ -230,6 +233,11 @@ class LogContract(Settings):
         """Tasks that a vertical's student predicts."""
         own = self.domains[domain].verticals[vertical].tasks
         return own or [name for name, task in self.tasks.items() if task.level == "vertical"]
+
+    def vocabulary_rule(self, field: str) -> VocabularyRule:
+        """Which values of a field get a row."""
+        features = self.features
+        return features.vocabulary_by_field.get(field, features.vocabulary)
 
     def rate_of(self, task: Task) -> str | None:
         """The count whose rate over impressions is a task's base rate."""

@@ -3,14 +3,20 @@
 Row 0 of every table is the out-of-vocabulary row. A value is admitted once it has been seen often
 enough before the training cut-off and then keeps its row; rows are handed out in one
 compare-and-set commit, so that two racing runs cannot hand out one twice.
+
+The table is a log. A value evicted from row n is written again with the row -n, one that comes
+back once more with n: nobody else is ever given its row.
 """
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow.compute makes its functions when imported.
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,13 +40,16 @@ class Vocabulary:
 
     version: int | None
     values: Mapping[str, pa.Array]
+    """Every value that was ever admitted."""
+    evicted: Mapping[str, list[int]] = dataclasses.field(default_factory=dict)
+    """Rows, in order, of the values that are out of vocabulary at this version, where some are."""
 
     def num_rows(self, field: str) -> int:
         """Rows of a table, its out-of-vocabulary row included."""
         return 1 + len(self.values.get(field, ()))
 
     def rows(self, field: str, column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-        """Rows of values; unknown and missing ones are out of vocabulary.
+        """Rows of values, those of evicted ones too; unknown and missing ones have row 0.
 
         Returns:
             int32 array.
@@ -50,6 +59,16 @@ class Vocabulary:
             return np.zeros(len(column), dtype=np.int32)
         found = pc.index_in(column.cast(pa.string()), value_set=known)
         return pc.fill_null(pc.add(found, 1), OUT_OF_VOCABULARY).to_numpy().astype(np.int32)
+
+
+class Admission(NamedTuple):
+    """What a run changed."""
+
+    version: int | None
+    """The table's version afterwards."""
+    admitted: int
+    """Values that were given a row, their own old one or a new one."""
+    evicted: int
 
 
 def fields(contract: LogContract) -> list[str]:
@@ -62,57 +81,81 @@ def read_vocabulary(uri: str, version: int | None = None) -> Vocabulary:
     table = delta.open_table(uri, version)
     if table is None:
         return Vocabulary(None, {})
-    rows = delta.read_days(uri, version=table.version()).sort_by(
-        [("field", "ascending"), ("row", "ascending")]
-    )
-    values = {}
-    for field in pc.unique(rows["field"]).to_pylist():
-        own = rows.filter(pc.equal(rows["field"], field))
-        assert own["row"].to_pylist() == list(range(1, own.num_rows + 1)), (
-            f"{field}: rows have gaps"
-        )
-        values[field] = own["value"].combine_chunks()
-    return Vocabulary(table.version(), values)
+    log = delta.read_days(uri, version=table.version())
+    values, evicted = {}, {}
+    for field in sorted(pc.unique(log["field"]).to_pylist()):
+        own = log.filter(pc.equal(log["field"], field))
+        rows = own["row"].to_numpy()
+        ever, first = np.unique(np.abs(rows), return_index=True)
+        assert ever.tolist() == list(range(1, len(ever) + 1)), f"{field}: rows have gaps"
+        values[field] = own["value"].take(pa.array(first)).combine_chunks()
+        # As often given as taken back; the order of the log's files says nothing.
+        gone = ever[np.bincount(np.abs(rows), np.sign(rows))[1:] == 0]
+        if len(gone):
+            evicted[field] = gone.tolist()
+    return Vocabulary(table.version(), values, evicted)
 
 
 def admit(
-    uri: str, candidates: Iterable[tuple[str, str, int]], contract: LogContract, run_id: str
-) -> tuple[int | None, int]:
-    """Give rows to values that are seen often enough and have none yet.
+    uri: str,
+    candidates: Iterable[tuple[str, str, int]],
+    contract: LogContract,
+    run_id: str,
+    seen_lately: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> Admission:
+    """Give rows to values that are seen often enough and have none, and evict those out of use.
 
     Args:
         uri: The vocabulary table.
         candidates: (field, value, times seen before the training cut-off).
         contract: Says how often is enough.
         run_id: The run that admits them.
-
-    Returns:
-        The table's version afterwards, and how many values were admitted.
+        seen_lately: Values that may keep or regain a row, by field; the rest are evicted. A field
+            is left out where its rule evicts nothing, or this run cannot tell.
 
     Raises:
-        StaleSnapshot: Another run admitted values meanwhile. Retry the job.
+        StaleSnapshot: Another run changed the vocabulary meanwhile. Retry the job.
     """
     snapshot = delta.open_table(uri)
     held = read_vocabulary(uri, None if snapshot is None else snapshot.version())
-    rules = contract.features.vocabulary_by_field
-    default = contract.features.vocabulary
-    known = {
-        field: set(held.values.get(field, pa.array([], pa.string())).to_pylist())
-        for field in fields(contract)
-    }
+    known, gone = {}, {}
+    for field in fields(contract):
+        values = held.values.get(field, pa.array([], pa.string())).to_pylist()
+        known[field] = {value: row for row, value in enumerate(values, start=1)}
+        gone[field] = {values[row - 1] for row in held.evicted.get(field, ())}
+
+    def may_have_row(field: str, value: str) -> bool:
+        if field in seen_lately:
+            return value in seen_lately[field]
+        rule = contract.vocabulary_rule(field)
+        return value not in gone[field] or rule.evict_after_days is None
+
     admitted = [
         (field, value, count)
         for field, value, count in candidates
-        if count >= rules.get(field, default).min_count and value not in known[field]
+        if count >= contract.vocabulary_rule(field).min_count
+        and (value not in known[field] or value in gone[field])
+        and may_have_row(field, value)
     ]
-    if not admitted:
-        return held.version, 0
+    evicted = [
+        (field, value, -row)
+        for field, lately in seen_lately.items()
+        for value, row in known[field].items()
+        if value not in gone[field] and value not in lately
+    ]
+    if not admitted and not evicted:
+        return Admission(held.version, 0, 0)
     # Frequent values first, so that the order depends on the data alone.
     admitted.sort(key=lambda c: (c[0], -c[2], c[1]))
-    records, next_row = [], {field: held.num_rows(field) for field in fields(contract)}
+    given, next_row = [], {field: held.num_rows(field) for field in fields(contract)}
     for field, value, _ in admitted:
-        records.append({"field": field, "value": value, "row": next_row[field], "run_id": run_id})
-        next_row[field] += 1
+        own = known[field].get(value)
+        given.append((field, value, next_row[field] if own is None else own))
+        next_row[field] += own is None
+    records = [(*record, run_id) for record in given + evicted]
     number = 1 if snapshot is None else (snapshot.transaction_version(APP_ID) or 0) + 1
-    rows = pa.Table.from_pylist(records, schema=_SCHEMA)
-    return delta.append_numbered(uri, rows, APP_ID, number, snapshot), len(records)
+    rows = pa.Table.from_pylist(
+        [dict(zip(_SCHEMA.names, record, strict=True)) for record in records], schema=_SCHEMA
+    )
+    version = delta.append_numbered(uri, rows, APP_ID, number, snapshot)
+    return Admission(version, len(admitted), len(evicted))

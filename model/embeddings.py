@@ -100,6 +100,30 @@ def extend_tables(
     return extended
 
 
+def forget_rows(
+    state_dict: Mapping[str, Tensor], rows: Mapping[str, Sequence[int]]
+) -> dict[str, Tensor]:
+    """Makes rows of tables exact copies of the out-of-vocabulary row.
+
+    E'_r = E_0 for every r. A value that has lost its row reads row 0; should it regain its own, it
+    reads the same numbers there.
+
+    Args:
+        state_dict: State of a `Ranker` or of any module that contains one set of tables.
+        rows: Rows by table; tables that the state lacks are passed over.
+
+    Returns:
+        The same state with those tables changed in copies; everything else is taken over as it is.
+    """
+    changed = dict(state_dict)
+    for table, at in rows.items():
+        for key in [key for key in state_dict if key.endswith(weight_key(table))]:
+            weight = state_dict[key].clone()
+            weight[list(at)] = state_dict[key][0]
+            changed[key] = weight
+    return changed
+
+
 class DenseNormaliser(nn.Module):
     """Standardises dense columns with statistics that are fitted once and then kept.
 

@@ -4,7 +4,7 @@ Paper: Wukong (arXiv 2403.02545), section 4 (both optimisers, linear warm-up).
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -136,6 +136,29 @@ def extend_optimizer_state(
         sums = state[matches[0]]["sum"]
         added = sums.new_zeros(table.num_rows - len(sums))
         state[matches[0]] = {"sum": torch.cat([sums, added])}
+    return {**state_dict, "state": state}
+
+
+def forget_optimizer_state(
+    state_dict: dict[str, Any], rows: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """Sets the sums of rows to zero, as those of new rows are.
+
+    Args:
+        state_dict: `RowWiseAdagrad.state_dict()`.
+        rows: Rows by table; tables that the state lacks are passed over.
+
+    Returns:
+        The same state with those sums changed in copies.
+    """
+    (group,) = state_dict["param_groups"]
+    state = dict(state_dict["state"])
+    for index, name in zip(group["params"], group["param_names"], strict=True):
+        for table, at in rows.items():
+            if name.endswith(weight_key(table)):
+                sums = state[index]["sum"].clone()
+                sums[list(at)] = 0.0
+                state[index] = {"sum": sums}
     return {**state_dict, "state": state}
 
 

@@ -86,6 +86,7 @@ def read_vocabulary(config: RunConfig, tables: Sequence[Table]) -> list[Vocabula
         return []
     held = delta.read_days(config.table("vocabulary"), version=table.version).to_pandas()
     own = held[held["run_id"] == config.run.run_id]
-    rows, admitted = Counter(held["field"]), Counter(own["field"])
+    ever = held[["field", "row"]][held["row"] > 0].drop_duplicates()
+    rows, admitted = Counter(ever["field"]), Counter(own["field"][own["row"] > 0])
     # Row 0 of every embedding table is for values out of the vocabulary.
     return [Vocabulary(name, number + 1, admitted[name]) for name, number in rows.most_common()]

@@ -23,8 +23,8 @@ from torch import nn
 
 from jobs.errors import ConfigError
 from model.config import DistillationConfig, RankerConfig
-from model.embeddings import extend_tables
-from model.optim import Optimizers, extend_optimizer_state
+from model.embeddings import extend_tables, forget_rows
+from model.optim import Optimizers, extend_optimizer_state, forget_optimizer_state
 from model.ranker import Ranker, Student
 
 _WEIGHTS = "model.safetensors"
@@ -55,6 +55,8 @@ class Card:
     warmup_steps: int
     """Steps of the first run over which the learning rates rose."""
     run_id: str
+    evicted: dict[str, list[int]] = field(default_factory=dict)
+    """Rows, by table, of the values that are out of vocabulary at `vocabulary_version`."""
     distillation: dict[str, Any] | None = None
     """`DistillationConfig` of a student; None for a teacher or a twin."""
     parent: str | None = None
@@ -108,7 +110,7 @@ def save_checkpoint(
 
     Args:
         folder: Where to; replaced if there.
-        model: Its state dict is written.
+        model: Its state dict is written, rows of evicted values as the out-of-vocabulary row.
         averages: Averaged dense weights.
         optimizers: Their state is written.
         card: What it is.
@@ -116,7 +118,8 @@ def save_checkpoint(
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights = forget_rows(model.state_dict(), card.evicted)
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
     save_file(weights, partial / _WEIGHTS)
     save_file(averages, partial / _AVERAGES)
     _save_states(partial / _OPTIMIZER, optimizers)
@@ -172,7 +175,8 @@ def load_model(folder: Path) -> Ranker | Student:
 def grown(checkpoint: Checkpoint, wanted: Card) -> Checkpoint:
     """A checkpoint with its tables grown to a newer vocabulary.
 
-    A newly admitted row is a copy of its out-of-vocabulary row, with zero optimiser state.
+    A newly admitted row is a copy of its out-of-vocabulary row, with zero optimiser state; so is
+    the row of a value that the newer vocabulary has evicted.
 
     Args:
         checkpoint: The parent.
@@ -200,8 +204,12 @@ def grown(checkpoint: Checkpoint, wanted: Card) -> Checkpoint:
         sparse = extend_optimizer_state(checkpoint.sparse_state, tables)
     except ValueError as error:
         raise ConfigError(f"{card.name}: {error}") from error
-    card = replace(card, ranker=wanted.ranker)
-    return replace(checkpoint, card=card, weights=weights, sparse_state=sparse)
+    return replace(
+        checkpoint,
+        card=replace(card, ranker=wanted.ranker),
+        weights=forget_rows(weights, wanted.evicted),
+        sparse_state=forget_optimizer_state(sparse, wanted.evicted),
+    )
 
 
 def _differences(held: Card, wanted: Card) -> list[str]:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ class InputSpec:
     table_rows: dict[str, int]
     """Rows of each embedding table at `vocabulary_version`."""
     vocabulary_version: int | None
+    evicted: dict[str, list[int]] = field(default_factory=dict)
+    """Rows, by table, of the values that are out of vocabulary at that version."""
 
     @property
     def num_event_dense(self) -> int:
@@ -85,6 +87,7 @@ def input_spec(contract: LogContract, vocabulary: Vocabulary) -> InputSpec:
         verticals=[f"{d}-{v}" for d, domain in contract.domains.items() for v in domain.verticals],
         table_rows={field: vocabulary.num_rows(field) for field in fields},
         vocabulary_version=vocabulary.version,
+        evicted=dict(vocabulary.evicted),
     )
 
 

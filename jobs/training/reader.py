@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.training.inputs import Packed
+from jobs.training.inputs import EVENT_FIELDS, InputSpec, Packed
 from jobs.training.segments import Segment
+from jobs.vocabulary import OUT_OF_VOCABULARY
 from model.batch import Batch
 
 
@@ -59,7 +60,11 @@ class Reader:
         return -(-len(self.rows(segment)[0]) // self.batch_size)
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Rows as the model's input."""
+        """Rows as the model's input, evicted values by their own rows.
+
+        A checkpoint holds the out-of-vocabulary row there if they were evicted at its version, and
+        what it has learnt of them if not.
+        """
         batch = self.packed.batch(rows, self.max_events)
         domain = torch.from_numpy(self.domains)[batch.domain]
         return Batch(batch.categorical, batch.dense, domain, batch.history)
@@ -84,13 +89,31 @@ class Reader:
             labels = self.packed.labels[taken][:, self.tasks]
             yield Piece(
                 rows=taken,
-                batch=self.batch(taken),
+                batch=_in_vocabulary(self.batch(taken), self.packed.spec),
                 labels=torch.from_numpy(labels),
                 mask=torch.from_numpy(mask),
                 num_labels=_counts(masks[whole]),
                 teacher=None if self.teacher is None else torch.from_numpy(self.teacher[taken]),
                 num_scores=None if scored is None else _counts(masks[whole] & scored),
             )
+
+
+def _in_vocabulary(batch: Batch, spec: InputSpec) -> Batch:
+    """A batch to learn from: what it tells of evicted values is told of unknown ones."""
+    if not spec.evicted:
+        return batch
+
+    def known(indexes: Tensor, tables: Sequence[str]) -> Tensor:
+        evicted = [torch.tensor(spec.evicted.get(table, []), dtype=torch.int64) for table in tables]
+        columns = zip(indexes.unbind(1), evicted, strict=True)
+        masked = [torch.where(torch.isin(c, e), OUT_OF_VOCABULARY, c) for c, e in columns]
+        return torch.stack(masked, dim=1)
+
+    history = batch.history
+    if history is not None:
+        categorical = known(history.categorical, list(EVENT_FIELDS.values()))
+        history = replace(history, categorical=categorical)
+    return replace(batch, categorical=known(batch.categorical, spec.categorical), history=history)
 
 
 def _counts(mask: np.ndarray) -> Tensor:

@@ -86,6 +86,7 @@ def blank_card(
         categorical=spec.categorical,
         dense=spec.dense,
         vocabulary_version=spec.vocabulary_version,
+        evicted=spec.evicted,
         trained_until=None,
         trial=trial.model_dump(),
         warmup_steps=0,
@@ -132,6 +133,7 @@ def from_checkpoint(card: Card, training: Training, checkpoint: Checkpoint) -> t
     card = replace(
         held.card,
         vocabulary_version=card.vocabulary_version,
+        evicted=card.evicted,
         run_id=card.run_id,
         distillation=card.distillation,
     )

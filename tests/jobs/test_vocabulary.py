@@ -1,14 +1,17 @@
 """A value keeps its row for ever, and rows are handed out once."""
 
+import threading
+
 import pyarrow as pa
 import pytest
 
 from jobs import vocabulary
-from jobs.delta import StaleSnapshot, open_table
+from jobs.delta import StaleSnapshot, open_table, read_days
 from jobs.vocabulary import Vocabulary, admit, fields, read_vocabulary
 from tests.jobs.samples import contract
 
 LOG = contract(features__vocabulary_by_field={"surface": {"min_count": 1}})
+EVICTING = contract(features__vocabulary={"min_count": 2, "evict_after_days": 3})
 
 
 @pytest.fixture
@@ -17,7 +20,14 @@ def uri(tmp_path):
 
 
 def admitted(uri, *candidates, run="run"):
-    return admit(uri, candidates, LOG, run)
+    done = admit(uri, candidates, LOG, run)
+    assert done.evicted == 0
+    return done.version, done.admitted
+
+
+def lately(uri, values, *candidates, log=EVICTING):
+    """Admit where some ads alone were seen lately."""
+    return admit(uri, [("ad_id", *c) for c in candidates], log, "run", {"ad_id": set(values)})
 
 
 def held(uri, version=None):
@@ -104,3 +114,93 @@ def test_numbers_are_looked_up_as_text(uri):
 def test_no_values_become_no_rows(uri):
     admitted(uri, ("ad_id", "7", 3))
     assert read_vocabulary(uri).rows("ad_id", pa.chunked_array([], pa.string())).tolist() == []
+
+
+def test_values_that_fall_out_of_use_are_evicted_and_those_of_other_fields_stay(uri):
+    admitted(uri, ("ad_id", "a", 9), ("ad_id", "b", 8), ("ad_id", "c", 7), ("surface", "feed", 6))
+    assert lately(uri, "b") == (1, 0, 2)
+    found = read_vocabulary(uri)
+    assert found.evicted == {"ad_id": [1, 3]}
+    assert held(uri) == {"ad_id": ["a", "b", "c"], "surface": ["feed"]}
+    assert read_vocabulary(uri, version=0).evicted == {}
+
+
+def test_an_evicted_value_keeps_its_row_to_itself_and_regains_it(uri):
+    admitted(uri, ("ad_id", "a", 9), ("ad_id", "b", 8))
+    lately(uri, "b")
+    assert lately(uri, "bd", ("d", 5), ("a", 5)) == (2, 1, 0)
+    assert held(uri) == {"ad_id": ["a", "b", "d"]}
+    assert read_vocabulary(uri).evicted == {"ad_id": [1]}
+    assert lately(uri, "abd", ("a", 5), ("e", 5)) == (3, 1, 0)
+    assert lately(uri, "abde", ("a", 5), ("e", 5)) == (4, 1, 0)
+    again = read_vocabulary(uri)
+    assert held(uri) == {"ad_id": ["a", "b", "d", "e"]}
+    assert again.evicted == {}
+    assert again.rows("ad_id", pa.array(["a", "e"])).tolist() == [1, 4]
+    assert read_vocabulary(uri, version=2).evicted == {"ad_id": [1]}
+    assert lately(uri, "") == (5, 0, 4)
+    assert read_vocabulary(uri).evicted == {"ad_id": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("values", "candidates"),
+    [
+        ("b", [("a", 9)]),  # often enough, but not lately
+        ("ab", [("a", 1)]),  # lately, but not often enough
+        ("b", []),
+    ],
+)
+def test_an_evicted_value_stays_out_and_a_repeat_commits_nothing(uri, values, candidates):
+    admitted(uri, ("ad_id", "a", 9), ("ad_id", "b", 8))
+    lately(uri, "b")
+    assert lately(uri, values, *candidates) == (1, 0, 0)
+    assert read_vocabulary(uri).evicted == {"ad_id": [1]}
+
+
+def test_a_run_that_cannot_tell_neither_evicts_nor_readmits(uri):
+    admitted(uri, ("ad_id", "a", 9), ("ad_id", "b", 8))
+    lately(uri, "b")
+    assert admit(uri, [("ad_id", "a", 9)], EVICTING, "backfill") == (1, 0, 0)
+
+
+def test_without_the_rule_evicted_values_come_back(uri):
+    admitted(uri, ("ad_id", "a", 9), ("ad_id", "b", 8))
+    lately(uri, "b")
+    assert admitted(uri, ("ad_id", "a", 2)) == (2, 1)
+    assert read_vocabulary(uri).evicted == {}
+
+
+def test_runs_that_admit_at_once_never_hand_out_a_row_twice(uri, monkeypatch):
+    runs, own = 4, 3
+    ready, started = threading.Barrier(runs), threading.local()
+    lost = []
+
+    def read_together(location, version=None):
+        read = read_vocabulary(location, version)
+        if not hasattr(started, "once"):
+            # The first time nobody commits before all have read the same version.
+            started.once = True
+            ready.wait(timeout=60)
+        return read
+
+    def admit_own(run):
+        for n in range(own):
+            while True:
+                try:
+                    admitted(uri, ("ad_id", f"{run}-{n}", 5), run=f"run-{run}")
+                    break
+                except StaleSnapshot:
+                    lost.append(run)
+
+    admitted(uri, ("ad_id", "first", 5))
+    monkeypatch.setattr(vocabulary, "read_vocabulary", read_together)
+    threads = [threading.Thread(target=admit_own, args=[run]) for run in range(runs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(lost) >= runs - 1
+    log = read_days(uri)
+    assert sorted(log["row"].to_pylist()) == list(range(1, runs * own + 2))
+    expected = ["first", *(f"{run}-{n}" for run in range(runs) for n in range(own))]
+    assert sorted(log["value"].to_pylist()) == sorted(expected)

@@ -13,6 +13,7 @@ from model.embeddings import (
     EmbeddingTables,
     FeatureTokens,
     extend_tables,
+    forget_rows,
     grow_table,
 )
 from tests.model.samples import ranker_config
@@ -135,6 +136,19 @@ def test_extending_touches_only_the_tables():
     )
     assert extended["heads.weight"] is state["heads.weight"]
     assert len(state["tables.table_item.weight"]) == 2
+
+
+def test_forgotten_rows_are_the_out_of_vocabulary_row():
+    state = {
+        "tables.table_item.weight": torch.tensor([[1.0], [2.0], [3.0], [4.0]]),
+        "heads.weight": torch.tensor([3.0]),
+    }
+    forgotten = forget_rows(state, {"item": [1, 3], "place": [1]})
+    torch.testing.assert_close(
+        forgotten["tables.table_item.weight"], torch.tensor([[1.0], [1.0], [3.0], [1.0]])
+    )
+    assert forgotten["heads.weight"] is state["heads.weight"]
+    assert state["tables.table_item.weight"][1] == 2.0
 
 
 def test_table_that_the_checkpoint_lacks_is_refused():

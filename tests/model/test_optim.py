@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from model.config import TableConfig
 from model.embeddings import grow_table
-from model.optim import RowWiseAdagrad, WeightAverage, build_optimizers, extend_optimizer_state
+from model.optim import (
+    RowWiseAdagrad,
+    WeightAverage,
+    build_optimizers,
+    extend_optimizer_state,
+    forget_optimizer_state,
+)
 from model.ranker import Ranker, Student
 from tests.model.samples import distillation_config, make_batch, ranker_config
 from tests.reference import model_optim as reference
@@ -98,6 +104,15 @@ def test_extension_does_not_change_the_state_it_was_given():
     state = optimizer.state_dict()
     extend_optimizer_state(state, (TableConfig(name="item", num_rows=4, dim=2),))
     assert state["state"][0]["sum"].tolist() == [1.0, 1.0]
+
+
+def test_forgotten_rows_have_no_state():
+    _, optimizer = take_steps(torch.ones(3, 2), [torch.ones(3, 2)])
+    state = optimizer.state_dict()
+    forgotten = forget_optimizer_state(state, {"item": [0, 2], "place": [1]})
+    assert forgotten["state"][0]["sum"].tolist() == [0.0, 1.0, 0.0]
+    assert forgotten["param_groups"] == state["param_groups"]
+    assert state["state"][0]["sum"].tolist() == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,10 @@ def test_what_was_written_last_is_what_the_run_left(tmp_path):
 
 def test_a_vocabulary_counts_the_row_for_unknown_values(tmp_path):
     config = samples.first_run(tmp_path)
-    rows = pa.table({"field": ["ad_id", "ad_id", "hour"], "run_id": ["run", "old", "old"]})
+    fields = ["ad_id", "ad_id", "ad_id", "ad_id", "hour"]
+    runs = ["run", "old", "run", "old", "old"]
+    # The first ad was evicted, and came back.
+    rows = pa.table({"field": fields, "row": [2, 1, -1, 1, 1], "run_id": runs})
     write(config, "vocabulary", rows, DAY)
     tables = read_tables(config, [Job("x", state="done", inputs={"vocabulary": 0})])
     found = [(v.field, v.rows, v.admitted) for v in read_vocabulary(config, tables)]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.training.inputs import Packed
+from jobs.training.inputs import InputSpec, Packed
 from jobs.training.reader import Reader
 from jobs.training.segments import Segment
 from tests.jobs.training import samples
@@ -32,6 +32,7 @@ class Labels:
         self.labels = np.where(missing, np.nan, np.arange(num_rows)[:, None] % 2).astype(np.float32)
         self.domain = np.zeros(num_rows, np.int8)
         self.matured = Packed.matured.__get__(self)
+        self.spec = InputSpec([], [], [], [], [], {}, None)
 
     def batch(self, rows, max_events):
         return samples.bare_batch(len(rows))

@@ -142,6 +142,71 @@ def test_an_admitted_value_starts_without_optimiser_state(config, world, tmp_pat
     assert card.vocabulary_version == 1
 
 
+def ad_state(learner, rows):
+    """Weights and sums of squared gradients of ads' rows."""
+    names = learner.optimizers.sparse.param_groups[0]["param_names"]
+    index = next(i for i, name in enumerate(names) if "ad_id" in name)
+    sums = learner.optimizers.sparse.state_dict()["state"][index]["sum"]
+    return learner.model.state_dict()[names[index]][rows], sums[rows]
+
+
+@pytest.fixture
+def evicting(config, world, tmp_path):
+    """A parent, the readers of it and of later runs that evicted ads and took them back."""
+    known, gone = world.vocabulary(), {"ad_id": [2, 5, 7]}
+    vocabularies = [known, replace(known, version=1, evicted=gone), replace(known, version=2)]
+    readers = []
+    for vocabulary in vocabularies:
+        home = samples.config(tmp_path / f"home-{vocabulary.version}")
+        readers.append(samples.reader(home, world, vocabulary))
+    trained(config, readers[0], [FIRST], tmp_path / "parent")
+    return tmp_path / "parent", readers, gone["ad_id"]
+
+
+def test_an_evicted_value_is_unknown_from_then_on_and_known_to_earlier_models(
+    config, evicting, tmp_path
+):
+    folder, (reader, later, _), gone = evicting
+    rows, _ = reader.rows(SECOND)
+    parent = load_model(folder)
+    expected = predict(parent, reader, rows)
+    np.testing.assert_array_equal(predict(parent, later, rows), expected)
+    card, learner = samples.teacher(config, later, [SECOND], folder)
+    trainee.save(tmp_path / "child", card, learner)
+    actual = predict(load_model(tmp_path / "child"), later, rows)
+    # The parent where every such ad is an unknown one.
+    for name in ("categorical", "event_categorical"):
+        values = getattr(reader.packed, name).copy()
+        column = values[:, reader.packed.spec.categorical.index("ad_id") if name[0] == "c" else 0]
+        column[np.isin(column, gone)] = 0
+        setattr(reader.packed, name, values)
+    unknown = predict(parent, reader, rows)
+    np.testing.assert_allclose(actual, unknown, atol=1e-6)
+    assert np.abs(unknown - expected).max() > 1e-4
+
+
+def test_a_value_that_comes_back_starts_as_the_unknown_it_was(config, evicting, tmp_path):
+    folder, (_, later, last), gone = evicting
+    _, before, _ = trained(config, later, [SECOND], tmp_path / "child", folder)
+    weights, sums = ad_state(before, [0, *gone])
+    assert sums[0] > 0
+    assert not sums[1:].any(), "what is told of an evicted value is told of unknown ones"
+    rows, _ = later.rows(THIRD)
+    expected = predict(load_model(tmp_path / "child"), later, rows)
+    card, learner = samples.teacher(config, last, [THIRD], tmp_path / "child")
+    assert card.evicted == {}
+    weights, sums = ad_state(learner, [0, *gone])
+    assert torch.equal(weights, weights[:1].expand(4, -1))
+    assert not sums[1:].any()
+    trainee.save(tmp_path / "grandchild", card, learner)
+    np.testing.assert_array_equal(
+        predict(load_model(tmp_path / "grandchild"), last, rows), expected
+    )
+    trainee.train(card, learner, last, [THIRD])
+    _, sums = ad_state(learner, gone)
+    assert (sums > 0).all()
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_the_same_run_gives_the_same_weights(tmp_path, world, dropout):
     hashes = set()
