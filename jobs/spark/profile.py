@@ -176,7 +176,7 @@ def _base_rates(
     last = shown.agg(F.max("day")).collect()[0][0]
     if last is None:
         return {}
-    labels = label_rows(shown, outcomes, contract.tasks, last, contract.time_zone)
+    labels = label_rows(shown, outcomes, contract.tasks, last, contract.time_zone, {})
     sums = [f(f"label_{task}") for task in contract.tasks for f in (F.count, F.sum)]
     counts = labels.agg(*sums).collect()[0]
     pairs = zip(contract.tasks, counts[::2], counts[1::2], strict=True)
