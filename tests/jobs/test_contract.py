@@ -33,7 +33,13 @@ def test_the_bundled_contracts_load():
         path.stem: load_contract(path).name
         for path in sorted((REPOSITORY / "infra" / "contracts").glob("*.yaml"))
     }
-    assert names == {"kuairand": "kuairand", "simulated": "simulated", "world": "world"}
+    assert names == {
+        "kuairand": "kuairand",
+        "movielens_latest_small": "movielens",
+        "simulated": "simulated",
+        "uci_online_retail": "uci_retail",
+        "world": "world",
+    }
 
 
 @pytest.mark.parametrize(
