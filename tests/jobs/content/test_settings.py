@@ -18,10 +18,12 @@ def test_bundled_contracts_declare_no_content():
     assert [load_contract(path).content for path in paths] == [None, None]
 
 
-def test_the_encoder_is_tfidf_where_none_is_named():
+def test_the_encoder_is_tfidf_of_characters_where_none_is_named():
     declared = contract({"feed": "ads", "fields": ["title"]}).content
     assert declared is not None
-    assert declared.encoder == TfidfSvd(dim=64, ngrams=(1, 2), num_buckets=32_768)
+    assert declared.encoder == TfidfSvd(
+        dim=64, analyzer="char_wb", ngrams=(3, 5), num_buckets=65_536
+    )
 
 
 def test_texts_are_columns_of_impressions_only_where_features_read_them():
