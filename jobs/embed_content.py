@@ -5,9 +5,10 @@ Reads the attributes table that the contract's `content` names, as far as the ru
 vector is not computed again; a vector is of one text, so that a later correction of an item's text
 changes no vector; rows of earlier encoders stay. Without `content` in the contract it does nothing.
 
-Texts are read file by file and encoded in batches, in this process: what is held at once is the new
-vectors, never the texts. A cluster would have to start before it could help, and a day's new items
-are few.
+Texts are read file by file and encoded in batches, in this process: what is held at once is a hash
+per change of a text and the new vectors; of the texts themselves a batch, or the sample that an
+encoder is fitted on. A cluster would have to start before it could help, and a day's new items are
+few.
 
     python -m jobs.embed_content --config var/runs/<run>/config.json
 """

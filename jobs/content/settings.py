@@ -20,11 +20,11 @@ class TfidfSvd(Settings):
     kind: Literal["tfidf_svd"] = "tfidf_svd"
     dim: int = Field(default=64, ge=1, le=1024)
     """Columns of a vector."""
-    analyzer: Literal["word", "char_wb"] = "word"
-    """n-grams of words, or of characters within words."""
-    ngrams: tuple[int, int] = (1, 2)
-    """Shortest and longest n-gram."""
-    num_buckets: int = Field(default=2**15, ge=2, le=2**22)
+    analyzer: Literal["word", "char_wb"] = "char_wb"
+    """n-grams of words, or of characters within words, which forgive spelling and inflection."""
+    ngrams: tuple[int, int] = (3, 5)
+    """Shortest and longest n-gram; with words, (1, 2) is usual."""
+    num_buckets: int = Field(default=2**16, ge=2, le=2**22)
     """Columns that n-grams are hashed into."""
     max_fit_texts: int = Field(default=200_000, ge=1)
     """Of more different texts than this, a sample by hash is fitted on."""

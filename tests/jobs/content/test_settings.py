@@ -2,10 +2,11 @@
 
 import pytest
 
-from jobs.config import REPOSITORY
+from jobs.config import REPOSITORY, with_overrides
 from jobs.content.settings import TfidfSvd
 from jobs.contract import load_contract
 from jobs.errors import ConfigError
+from tests.jobs import samples
 from tests.jobs.content.catalogue import ADS, CONTENT, contract
 
 
@@ -18,10 +19,19 @@ def test_bundled_contracts_declare_no_content():
     assert [load_contract(path).content for path in paths] == [None, None]
 
 
-def test_the_encoder_is_tfidf_where_none_is_named():
+def test_the_encoder_is_tfidf_of_characters_where_none_is_named():
     declared = contract({"feed": "ads", "fields": ["title"]}).content
     assert declared is not None
-    assert declared.encoder == TfidfSvd(dim=64, ngrams=(1, 2), num_buckets=32_768)
+    assert declared.encoder == TfidfSvd(
+        dim=64, analyzer="char_wb", ngrams=(3, 5), num_buckets=65_536
+    )
+
+
+def test_an_override_refits_the_encoder():
+    settings = samples.recipe(contract())
+    changed = with_overrides(settings, {"contract.content.encoder.refit": 1}).contract.content
+    assert changed is not None
+    assert changed.encoder == TfidfSvd(dim=4, num_buckets=256, refit=1)
 
 
 def test_texts_are_columns_of_impressions_only_where_features_read_them():

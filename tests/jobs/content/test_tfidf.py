@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from jobs.content import tfidf
 from jobs.content.settings import TfidfSvd
 
-SETTINGS = TfidfSvd(dim=3, ngrams=(1, 1), num_buckets=512)
+SETTINGS = TfidfSvd(dim=3, analyzer="word", ngrams=(1, 1), num_buckets=512)
 TEXTS = ["red mug mug", "blue mug", "white lamp", "red lamp shade", "blue lamp"]
 
 
