@@ -174,14 +174,14 @@ def parse_overrides(text: str) -> dict[str, Any]:
     """Read overrides.
 
     Raises:
-        ConfigError: Not a JSON object.
+        ConfigError: Not a JSON object. The text is not told, for it may hold a secret.
     """
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"--overrides: not JSON: {error}; found {text!r}") from error
+        raise ConfigError(f"--overrides: not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"--overrides: a JSON object is needed; found {text!r}")
+        raise ConfigError(f"--overrides: a JSON object is needed; found a {type(values).__name__}")
     return values
 
 

@@ -79,14 +79,14 @@ def changes(
 def _faults(feed: Feed, before: Columns, found: Columns) -> Iterator[str]:
     for column, kind in before.items():
         now = found.get(column)
-        accepted = now == kind or now in _WIDER.get(kind, ()) or feed.columns.get(column) == now
+        known = (kind, *_WIDER.get(kind, ()), feed.columns.get(column))
         # A row of JSON names only the columns that it has.
-        optional = now is None and feed.format == "jsonl"
-        if accepted or optional or not feed.names(column):
+        accepted = feed.format == "jsonl" if now is None else now in known
+        if accepted or not feed.names(column):
             continue
         if now is None:
             new = [other for other in found if other not in before]
-            near = difflib.get_close_matches(column, new or found, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(column, new, n=1, cutoff=0.5)
             hint = f"the nearest is {near[0]!r}" if near else f"it has {sorted(found)}"
             yield f"column {column!r} ({kind}) is missing ({hint})"
         else:

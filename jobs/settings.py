@@ -6,9 +6,10 @@ Shared by the log contract and the run configuration.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any, TypeVar
 
@@ -38,12 +39,44 @@ def checked(kind: type[S], raw: Any, source: str) -> S:
         The settings.
 
     Raises:
-        ConfigError: Something is missing, unknown (the nearest name is suggested) or wrong.
+        ConfigError: Something is missing, unknown (the nearest name is suggested), wrong, or a
+            secret, whose value is not told.
     """
+    for place in _secrets(raw):
+        raise ConfigError(
+            f"{source}: {place} holds a secret, which would be written to the run's folder and to "
+            "MLflow; remove it here and give it in the environment of the jobs"
+        )
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(_sentence(kind, e, source) for e in error.errors())) from None
+
+
+_SECRET_VALUE = re.compile(
+    r"://[^/\s@:]*:[^/\s@]+@"  # the password of a URI
+    r"|-D\S*(secret|password|passwd|token|access[._-]?key)\S*=\S",  # of the JVM
+    re.IGNORECASE,
+)
+_SECRET_OPTION = re.compile(
+    r"(^|[._-])(secret|password|passwd|token|credentials?|(access|api)[._-]?key)($|[._-])",
+    re.IGNORECASE,
+)
+
+
+def _secrets(raw: Any, place: str = "", among_options: bool = False) -> Iterator[str]:
+    """Places of secrets in raw values: they are kept and shown wherever a configuration is."""
+    if isinstance(raw, Mapping):
+        for key, value in raw.items():
+            inner = f"{place}.{key}" if place else str(key)
+            if among_options and _SECRET_OPTION.search(str(key)):
+                yield inner
+            yield from _secrets(value, inner, inner.endswith("options"))
+    elif isinstance(raw, (list, tuple)):
+        for index, value in enumerate(raw):
+            yield from _secrets(value, f"{place}.{index}")
+    elif isinstance(raw, str) and _SECRET_VALUE.search(raw):
+        yield place
 
 
 def _sentence(kind: type[BaseModel], error: Mapping[str, Any], source: str) -> str:

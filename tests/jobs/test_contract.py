@@ -1,10 +1,13 @@
 """Every rule of the log contract has a log that breaks it, and says so where it was broken."""
 
+import json
 from datetime import timedelta
 
+import jsonschema
 import pytest
 import yaml
 
+from jobs.check_contract import contract_schema
 from jobs.config import REPOSITORY
 from jobs.contract import LogContract, load_contract
 from jobs.errors import ConfigError
@@ -28,18 +31,56 @@ ONE_FILE_ONLY = {
 ATTRIBUTES = {"kind": "attributes", "entity": "user", "path": "u.parquet", "key": "user"}
 
 
+BUNDLED = sorted((REPOSITORY / "infra" / "contracts").glob("*.yaml"))
+SCHEMA = REPOSITORY / "infra" / "contracts" / "contract.schema.json"
+SECOND_LOG = REPOSITORY / "tests" / "data" / "second_log" / "contract.yaml"
+
+
 def test_the_bundled_contracts_load():
-    names = {
-        path.stem: load_contract(path).name
-        for path in sorted((REPOSITORY / "infra" / "contracts").glob("*.yaml"))
-    }
-    assert names == {
-        "kuairand": "kuairand",
-        "movielens_latest_small": "movielens",
-        "simulated": "simulated",
-        "uci_online_retail": "uci_retail",
-        "world": "world",
-    }
+    assert [load_contract(path).name for path in BUNDLED] == [
+        "kuairand",
+        "movielens",
+        "simulated",
+        "uci_retail",
+        "world",
+    ]
+
+
+def test_the_schema_beside_the_contracts_is_that_of_the_code():
+    assert SCHEMA.read_text(encoding="utf-8") == contract_schema() + "\n", (
+        "python -m jobs.check_contract --schema > infra/contracts/contract.schema.json"
+    )
+
+
+def in_editor(path):
+    """A contract's values as an editor holds them against the schema."""
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return json.loads(json.dumps(raw, default=str))
+
+
+@pytest.mark.parametrize("path", [*BUNDLED, SECOND_LOG], ids=lambda path: path.stem)
+def test_a_contract_names_the_schema_that_it_fits(path):
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    named = first.removeprefix("# yaml-language-server: $schema=")
+    assert (path.parent / named).resolve() == SCHEMA
+    jsonschema.validate(in_editor(path), json.loads(SCHEMA.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feeds__shown__user_idd": "u"}, "feeds"),
+        ({"tasks__click__window": "half an hour"}, "'half an hour' does not match"),
+        ({"tasks__click__level": "page"}, "'page' is not one of"),
+        ({"features": None}, "'features' is a required property"),
+    ],
+)
+def test_the_schema_refuses_what_the_code_refuses(changes, message):
+    raw = json.loads(json.dumps(raw_contract(**changes), default=str))
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    with pytest.raises(jsonschema.ValidationError) as error:
+        jsonschema.validate(raw, schema)
+    assert message in f"{error.value.message} {list(error.value.path)}"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs import build_examples, build_features, build_tables, ingest_log, pack_examples
+from jobs import (
+    build_examples,
+    build_features,
+    build_tables,
+    ingest_log,
+    pack_examples,
+    rebuild_days,
+)
 from jobs.command import run_job
 from jobs.config import REPOSITORY, with_overrides
 from jobs.delta import live_commits, open_table, read_days
@@ -58,6 +65,7 @@ VIEWS = {
         (10, "ann", "c1", "front", epoch(2, 7), 100, "", "y"),  # later than its click
         (11, "ann", "c1", "front", epoch(3, 8), 100, "", "y"),
         (12, "bob", "c2", "article", epoch(3, 9), 100, "", "y"),
+        (6, "bob", "c1", "app_home", epoch(2, 9), 100, "", "y"),  # sent again
     ],
 }
 RESULTS = {
@@ -170,7 +178,7 @@ def test_every_row_is_taken_or_told(whole):
     assert summary.details["verdicts"] == {
         "ok": 9 + 7 + 3,
         "no_consent": 1,
-        "duplicate": 1,
+        "duplicate": 2,
         "unknown_surface": 1,
         "bad_epoch": 1,
     }
@@ -338,6 +346,30 @@ def test_a_changed_row_or_setting_changes_what_follows_from_it_and_nothing_else(
         }
         assert {name: days for name, days in found.items() if days} == expected
         before = after
+
+
+def test_after_a_late_file_the_later_days_are_told_and_made_as_if_it_had_come_in_time(
+    spark, settings, whole, tmp_path
+):
+    log = shutil.copytree(settings.log_uri, tmp_path / "log")
+    views = log / "views" / "2024-03-02" / "part.csv"
+    arrived = views.read_text()
+    lines = arrived.splitlines(keepends=True)
+    # Views 5 and 6 are late; the copy of 6 that came on the 3rd is all there is of it until then.
+    views.write_text("".join(line for line in lines if not line.startswith(("5;", "6;"))))
+    late = with_overrides(settings, {"log_uri": str(log)})
+    held = run_config(tmp_path / "home", late, DAYS[2], run_id="held")
+    run_job(held, ingest_log.build, spark=spark)
+    run_job(held, build_tables.build, spark=spark)
+    assert table(held, "impressions", "impression_id", "day")["6"] == (DAYS[2],)
+    views.write_text(arrived)
+    again = run_config(tmp_path / "home", late, DAYS[1], first=DAYS[1], run_id="again")
+    summary = run_job(again, ingest_log.build, spark=spark)
+    tables = ("impressions", "events", *ingest_log.DERIVED)  # no outcome is new
+    assert summary.details["stale_days"] == {key: ["2024-03-03"] for key in tables}
+    rebuilt = run_job(again, rebuild_days.build, spark=spark)
+    assert rebuilt.details == {"days": ["2024-03-02", "2024-03-03"]}
+    assert digests(again) == digests(whole[0])
 
 
 def test_an_outcome_waits_for_its_impression(daily):
