@@ -63,6 +63,15 @@ def open_table(uri: str, version: int | None = None) -> DeltaTable | None:
     return DeltaTable(uri, version=version)
 
 
+def can_open(uri: str, version: int) -> bool:
+    """Whether a version's log entry and all of its files are still there."""
+    try:
+        table = open_table(uri, version)
+    except DeltaError:
+        return False
+    return table is not None and all(Path(path).is_file() for path in day_files(table))
+
+
 def latest_version(uri: str) -> int | None:
     """Newest version of a table; None where no table is."""
     table = open_table(uri)
@@ -145,6 +154,7 @@ def read_days(
     days: Sequence[date] | None = None,
     columns: list[str] | None = None,
     version: int | None = None,
+    where: dataset.Expression | None = None,
 ) -> pa.Table:
     """Read days of a table into memory.
 
@@ -153,6 +163,7 @@ def read_days(
         days: Days to read; all if None. A day that the table lacks yields no rows.
         columns: Columns to read; all if None.
         version: Version to read; the newest if None.
+        where: Condition on columns; rows that do not meet it are left out while reading.
 
     Returns:
         The rows. Their order is that of the files.
@@ -170,7 +181,7 @@ def read_days(
             hint = f"did you mean {near[0]!r}?" if near else f"it has {schema.names}"
             raise ConfigError(f"{Path(uri).name}: no column {name!r}; {hint}")
     files = files_dataset(day_files(table, days), schema, f"{_root(table)}/data")
-    return files.to_table(columns=columns or schema.names)
+    return files.to_table(columns=columns or schema.names, filter=where)
 
 
 def files_dataset(paths: list[str], schema: pa.Schema, base: str) -> dataset.Dataset:

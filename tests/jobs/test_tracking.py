@@ -10,6 +10,7 @@ import torch
 
 from jobs import tracking
 from jobs.errors import ConfigError
+from jobs.learners import learners, mark_stale, reaches, stale_notes
 from jobs.promotions import Ledger, Member, Promotion
 from jobs.training import trainee
 from jobs.training.checkpoints import load_model
@@ -294,3 +295,45 @@ def test_a_registered_version_that_does_not_say_what_it_read_is_refused(apart, n
         run.client.create_model_version(name, "file:///nowhere", run.id)
     with pytest.raises(ConfigError, match=f"{name} version 1: its run {run.id} does not say which"):
         tracking.trained_versions(apart, apart.home)
+
+
+def test_versions_say_what_they_have_learnt_and_are_tagged_when_it_has_changed(config, client):
+    until = "2026-03-03 16:00:00+00:00"
+    for name, tags in (
+        ("tiny-teacher", {"trained_from": "None", "trained_until": until, "stage": "judged"}),
+        ("tiny-teacher", {"trained_from": until, "trained_until": "2026-03-04 16:00:00+00:00"}),
+        ("tiny-blue-feed", {"trained_until": until}),
+        ("tiny-red", {}),  # does not say
+        ("other-teacher", {"trained_until": until}),
+    ):
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        client.create_model_version(name, "/models", tags=tags)
+    change = {"day": FIRST.end.date(), "stale": [{"name": "tiny-teacher", "version": "2"}]}
+    change["stale"][0]["num_labels"] = 3
+    mark_stale(config, config.home, stale_notes([change, {"stale": None}, change]))
+    moments = [datetime(2026, 3, day, 16, tzinfo=UTC) for day in (1, 3, 4)]
+    found = learners(config, config.home)
+    assert [(one.name, one.version, [one.learnt(at) for at in moments]) for one in found] == [
+        ("tiny-blue-feed", "1", [True, True, False]),
+        ("tiny-teacher", "1", [True, True, False]),
+        ("tiny-teacher", "2", [False, False, True]),
+    ]
+    day = FIRST.end.date().isoformat()
+    assert [one.stale for one in found] == [
+        None,
+        None,
+        f"6 labels since changed, of impressions of {day}",
+    ]
+
+
+def test_without_a_store_nobody_has_learnt_anything(tmp_path):
+    assert learners(samples.config(tmp_path), str(tmp_path)) == []
+
+
+def test_a_student_is_taught_its_own_surfaces_and_tasks(config):
+    found = reaches(config)
+    assert found["tiny-teacher"].surfaces == set(samples.SURFACES)
+    assert found["tiny-blue"].surfaces == {"blue_feed", "blue_video"}
+    assert found["tiny-blue-video"].surfaces == {"blue_video"}
+    assert found["tiny-red"].tasks == {"click", "buy"}
