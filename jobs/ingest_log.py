@@ -3,7 +3,8 @@
 Reads: the raw log. Writes: `impressions`, `outcomes`, `events`, `quarantine` and
 `attributes_<feed>`, one commit per arrival day, and `events.json` in the run's folder (rows by day
 and verdict, for the gate). Guarantees: a row is kept once, whatever copies arrive; a
-rejected row lies in quarantine with its reason; a day without rows replaces nothing.
+rejected row lies in quarantine with its reason; a day without rows replaces nothing; a row of
+somebody who has been erased (`erased_users`) is counted and kept nowhere.
 
     python -m jobs.ingest_log --config var/runs/<run>/config.json
 """
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING
 from jobs import delta
 from jobs.command import JobSummary, log, main, write_json
 from jobs.config import RunConfig
+from jobs.erased import IMPRESSION, USER, add_erased, read_erased
+from jobs.erased import TABLE as ERASED
 from jobs.errors import ConfigError
 from jobs.feeds import AttributesFeed, EventsFeed, Feed, OutcomesFeed, SequencesFeed
 from jobs.spark import ingest, verdicts
@@ -63,6 +66,7 @@ class _Ingest:
         self.quarantined: list[DataFrame] = []
         self.judged: list[DataFrame] = []
         self.orphans = 0
+        self.erased = read_erased(config.table(ERASED))
 
     def run(self) -> JobSummary:
         with _contract_mistakes():
@@ -107,6 +111,7 @@ class _Ingest:
         judged = self._settle(
             name, self._without_earlier(judged, "_impression_id", "impressions", feed)
         )
+        self._erase_impressions(judged)
         shown = ingest.impressions(judged, self.contract)
         if not feed.outcomes:
             return shown, None
@@ -200,7 +205,7 @@ class _Ingest:
             judged: Its judged rows.
             acts: Whether a row is an act of a user; of other rows only the rejected are counted.
         """
-        judged = judged.persist()
+        judged = self._without_erased(name, judged).persist()
         self.judged.append(judged)
         first = self.contract.first_day
         counted = verdicts.count_verdicts(judged, first)
@@ -210,6 +215,26 @@ class _Ingest:
         if any(day in self.days and verdict not in _HARMLESS for day, verdict, _ in counted):
             self.quarantined.append(verdicts.quarantine(judged, name, first))
         return judged
+
+    def _without_erased(self, name: str, judged: DataFrame) -> DataFrame:
+        feed = self.contract.feeds[name]
+        kind, key = USER, "_user_id"
+        if isinstance(feed, OutcomesFeed):
+            kind, key = IMPRESSION, "_impression_id"
+        elif isinstance(feed, AttributesFeed):
+            key = "_entity_id" if feed.entity == "user" else ""
+        if self.erased is None or not key or not self.erased.hashes[kind]:
+            return judged
+        return verdicts.without_erased(judged, key, self.erased.salt, self.erased.hashes[kind])
+
+    def _erase_impressions(self, judged: DataFrame) -> None:
+        """Remember impressions of erased users, for outcomes name no user."""
+        if self.erased is None:
+            return
+        rows = judged.where(judged["_verdict"] == verdicts.ERASED).select("_impression_id")
+        ids = [row[0] for row in rows.distinct().collect() if row[0] is not None]
+        uri = self.config.table(ERASED)
+        self.erased = add_erased(uri, {IMPRESSION: ids}, self.config.run.run_id)
 
     def _attributes(self) -> None:
         for name, feed in self.contract.feeds.items():
@@ -262,7 +287,7 @@ class _Ingest:
 
 
 _KEPT = {verdicts.OK, verdicts.DUPLICATE}
-_HARMLESS = {*_KEPT, verdicts.NO_CONSENT}
+_HARMLESS = {*_KEPT, verdicts.NO_CONSENT, verdicts.ERASED}
 
 
 @contextmanager

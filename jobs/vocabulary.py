@@ -9,7 +9,7 @@ compare-and-set commit, so that two racing runs cannot hand out one twice.
 # pyarrow.compute makes its functions when imported.
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,3 +116,43 @@ def admit(
     number = 1 if snapshot is None else (snapshot.transaction_version(APP_ID) or 0) + 1
     rows = pa.Table.from_pylist(records, schema=_SCHEMA)
     return delta.append_numbered(uri, rows, APP_ID, number, snapshot), len(records)
+
+
+def forget(uri: str, field: str, values: Collection[str], run_id: str) -> int:
+    """Put a mark in place of values, whose rows are then nobody's, for ever.
+
+    A value that is gone maps out of vocabulary; its row stays taken, so that nobody inherits what
+    models have learnt of it.
+
+    Args:
+        uri: The vocabulary table.
+        field: Field of the values.
+        values: What to forget.
+        run_id: Who does.
+
+    Returns:
+        How many rows held one of them.
+
+    Raises:
+        StaleSnapshot: A run admitted values meanwhile. Retry the job.
+    """
+    snapshot = delta.open_table(uri)
+    if snapshot is None:
+        return 0
+    rows = delta.read_days(uri, version=snapshot.version())
+    wanted = pa.array(sorted(values), pa.string())
+    theirs = pc.and_(pc.equal(rows["field"], field), pc.is_in(rows["value"], value_set=wanted))
+    found = pc.sum(theirs).as_py() or 0
+    if found == 0:
+        return 0
+    marks = pc.binary_join_element_wise(_FORGOTTEN, rows["row"].cast(pa.string()), "")
+    for name, new in (("value", marks), ("run_id", pa.scalar(run_id))):
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, name, pc.if_else(theirs, new, rows[name]))
+    number = (snapshot.transaction_version(APP_ID) or 0) + 1
+    delta.append_numbered(uri, rows, APP_ID, number, snapshot, replacing=True)
+    return found
+
+
+_FORGOTTEN = "\u0001forgotten:"
+"""How a mark begins: with what no log has in an id."""
