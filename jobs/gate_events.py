@@ -22,7 +22,7 @@ from jobs.gating import gate
 from jobs.ingest_log import PROFILE
 
 _MEDIAN_DAYS = 28
-_NO_FAULT = ("ok", "duplicate", "no_consent")
+_NO_FAULT = ("ok", "duplicate", "no_consent", "erased")
 
 
 def run(config: RunConfig) -> JobSummary:

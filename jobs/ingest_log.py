@@ -4,7 +4,8 @@ Reads: the raw log. Writes: `impressions`, `outcomes`, `events`, `quarantine` an
 `attributes_<feed>`, one commit per arrival day, the raw columns of every day in `schemas`, and
 `events.json` in the run's folder (rows by day and verdict, for the gate). Guarantees: a row is kept
 once, whatever copies arrive; a rejected row lies in quarantine with its reason; a day without rows
-replaces nothing; columns that no longer fit the contract stop the job before it writes. Where later
+replaces nothing; a row of somebody who has been erased (`erased_users`) is counted and kept
+nowhere; columns that no longer fit the contract stop the job before it writes. Where later
 days are held already, the summary names those that may have to change: see `jobs.rebuild_days`.
 
     python -m jobs.ingest_log --config var/runs/<run>/config.json
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from jobs import delta, schemas
 from jobs.command import JobSummary, log, main, write_json
 from jobs.config import RunConfig
+from jobs.erased import IMPRESSION, USER, add_erased, read_erased
+from jobs.erased import TABLE as ERASED
 from jobs.errors import ConfigError
 from jobs.feeds import AttributesFeed, EventsFeed, Feed, OutcomesFeed, SequencesFeed
 from jobs.spark import ingest, verdicts
@@ -70,6 +73,7 @@ class _Ingest:
         self.orphans = 0
         self.raw: dict[str, RawFeed] = {}
         self.schema_changes: list[str] = []
+        self.erased = read_erased(config.table(ERASED))
 
     def run(self) -> JobSummary:
         with contract_mistakes():
@@ -140,6 +144,7 @@ class _Ingest:
         judged = self._settle(
             name, self._without_earlier(judged, "_impression_id", "impressions", feed)
         )
+        self._erase_impressions(judged)
         shown = ingest.impressions(judged, self.contract)
         if not feed.outcomes:
             return shown, None
@@ -233,7 +238,7 @@ class _Ingest:
             judged: Its judged rows.
             acts: Whether a row is an act of a user; of other rows only the rejected are counted.
         """
-        judged = judged.persist()
+        judged = self._without_erased(name, judged).persist()
         self.judged.append(judged)
         first = self.contract.first_day
         counted = verdicts.count_verdicts(judged, first)
@@ -243,6 +248,26 @@ class _Ingest:
         if any(day in self.days and verdict not in _HARMLESS for day, verdict, _ in counted):
             self.quarantined.append(verdicts.quarantine(judged, name, first))
         return judged
+
+    def _without_erased(self, name: str, judged: DataFrame) -> DataFrame:
+        feed = self.contract.feeds[name]
+        kind, key = USER, "_user_id"
+        if isinstance(feed, OutcomesFeed):
+            kind, key = IMPRESSION, "_impression_id"
+        elif isinstance(feed, AttributesFeed):
+            key = "_entity_id" if feed.entity == "user" else ""
+        if self.erased is None or not key or not self.erased.hashes[kind]:
+            return judged
+        return verdicts.without_erased(judged, key, self.erased.salt, self.erased.hashes[kind])
+
+    def _erase_impressions(self, judged: DataFrame) -> None:
+        """Remember impressions of erased users, for outcomes name no user."""
+        if self.erased is None:
+            return
+        rows = judged.where(judged["_verdict"] == verdicts.ERASED).select("_impression_id")
+        ids = [row[0] for row in rows.distinct().collect() if row[0] is not None]
+        uri = self.config.table(ERASED)
+        self.erased = add_erased(uri, {IMPRESSION: ids}, self.config.run.run_id)
 
     def _attributes(self) -> None:
         for name, feed in self.contract.feeds.items():
@@ -333,7 +358,7 @@ class _Ingest:
 
 
 _KEPT = {verdicts.OK, verdicts.DUPLICATE}
-_HARMLESS = {*_KEPT, verdicts.NO_CONSENT}
+_HARMLESS = {*_KEPT, verdicts.NO_CONSENT, verdicts.ERASED}
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def table_files(uri: str, pinned: Collection[int], cutoff: datetime) -> TableFil
     kept: set[str] = set()
     lost = []
     for version in sorted(pinned):
-        paths = _paths_at(uri, version)
+        paths = version_paths(uri, version)
         if paths is None or not all((Path(uri) / path).is_file() for path in paths):
             lost.append(version)
         kept |= paths or set()
@@ -169,7 +169,7 @@ def _paths(table: DeltaTable) -> set[str]:
     return set().union(*delta.paths_by_day(table).values())
 
 
-def _paths_at(uri: str, version: int) -> set[str] | None:
+def version_paths(uri: str, version: int) -> set[str] | None:
     """Paths of a version; None where the log no longer reaches back to it."""
     if not (Path(uri) / _LOG / f"{version:020d}.json").is_file():
         return None

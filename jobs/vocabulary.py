@@ -159,3 +159,44 @@ def admit(
     )
     version = delta.append_numbered(uri, rows, APP_ID, number, snapshot)
     return Admission(version, len(admitted), len(evicted))
+
+
+def forget(uri: str, field: str, values: Collection[str], run_id: str) -> int:
+    """Put a mark in place of values, whose rows are then nobody's, for ever.
+
+    A value that is gone maps out of vocabulary; its row stays taken, so that nobody inherits what
+    models have learnt of it.
+
+    Args:
+        uri: The vocabulary table.
+        field: Field of the values.
+        values: What to forget.
+        run_id: Who does.
+
+    Returns:
+        How many entries of the log held one of them.
+
+    Raises:
+        StaleSnapshot: A run admitted values meanwhile. Retry the job.
+    """
+    snapshot = delta.open_table(uri)
+    if snapshot is None:
+        return 0
+    log = delta.read_days(uri, version=snapshot.version())
+    wanted = pa.array(sorted(values), pa.string())
+    theirs = pc.and_(pc.equal(log["field"], field), pc.is_in(log["value"], value_set=wanted))
+    found = pc.sum(theirs).as_py() or 0
+    if found == 0:
+        return 0
+    # Evicted or not, every entry of a row has the same mark.
+    marks = pc.binary_join_element_wise(_FORGOTTEN, pc.abs(log["row"]).cast(pa.string()), "")
+    for name, new in (("value", marks), ("run_id", pa.scalar(run_id))):
+        at = log.schema.get_field_index(name)
+        log = log.set_column(at, name, pc.if_else(theirs, new, log[name]))
+    number = (snapshot.transaction_version(APP_ID) or 0) + 1
+    delta.append_numbered(uri, log, APP_ID, number, snapshot, replacing=True)
+    return found
+
+
+_FORGOTTEN = "\u0001forgotten:"
+"""How a mark begins: with what no log has in an id."""

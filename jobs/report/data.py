@@ -22,7 +22,7 @@ RATE_DAYS = 14
 MAX_SURFACES = 10
 """Surfaces that are listed, the busiest first."""
 _LABEL_COLUMNS = ("label", "mature_ts")
-_NO_FAULT = ("ok", "duplicate", "no_consent")
+_NO_FAULT = ("ok", "duplicate", "no_consent", "erased")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What becomes of a raw row: its times, and its verdict.
 
-Every raw row gets a verdict: `ok`, `duplicate`, `no_consent`, or the reason why it is quarantined.
-Rows are told apart by the contract's id rule; of several copies the least (`known_ts`, row hash)
-wins, whatever day it arrived.
+Every raw row gets a verdict: `ok`, `duplicate`, `no_consent`, `erased`, or the reason why it is
+quarantined. Rows are told apart by the contract's id rule; of several copies the least
+(`known_ts`, row hash) wins, whatever day it arrived.
 
 A judged row keeps its raw columns and gains `event_ts` and `known_ts` (canonical, whatever the raw
 log calls so) and columns of ours that begin with an underscore.
@@ -10,7 +10,7 @@ log calls so) and columns of ours that begin with an underscore.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
@@ -36,6 +36,7 @@ OK = "ok"
 DUPLICATE = "duplicate"
 NO_CONSENT = "no_consent"
 UNKNOWN_SURFACE = "unknown_surface"
+ERASED = "erased"
 IMPOSSIBLE_TIME = "impossible_time"
 UNREADABLE_TIME = "unreadable_time"
 EPOCH_ZERO = "epoch_zero"
@@ -243,16 +244,39 @@ def without_known(judged: DataFrame, id_column: str, known_ids: DataFrame) -> Da
     return joined.withColumn("_verdict", verdict).drop("_held")
 
 
+def without_erased(
+    judged: DataFrame, id_column: str, salt: str, hashes: Collection[str]
+) -> DataFrame:
+    """Mark rows of a user, or about an impression, that has been erased, whatever else they are.
+
+    Args:
+        judged: Rows with a verdict.
+        id_column: Their user's or impression's id.
+        salt: What the hashes begin with.
+        hashes: Hashes of the ids that have been erased.
+    """
+    from pyspark.sql import functions as F
+
+    erased = judged.sparkSession.createDataFrame([(one,) for one in hashes], "_hash string")
+    hashed = F.sha2(F.concat(F.lit(salt), F.col(id_column)), 256)
+    joined = judged.join(F.broadcast(erased), on=hashed == F.col("_hash"), how="left")
+    gone = F.when(F.col("_hash").isNotNull(), F.lit(ERASED)).otherwise(F.col("_verdict"))
+    return joined.withColumn("_verdict", gone).drop("_hash")
+
+
 def _is_rejected() -> Column:
     from pyspark.sql import functions as F
 
-    return ~F.col("_verdict").isin(OK, DUPLICATE, NO_CONSENT)
+    return ~F.col("_verdict").isin(OK, DUPLICATE, NO_CONSENT, ERASED)
 
 
 def _filed_under(first_day: date) -> Column:
     """Day under which a verdict is filed: the log's first where a row's own time is no time."""
     from pyspark.sql import functions as F
 
+    # What is wrong with the row of somebody erased is not told.
+    impossible = (F.col("_day") < F.lit(first_day)) | (F.year("_day") > _LATEST_YEAR)
     no_time = F.col("_verdict").isin(*_NO_TIMES)
+    no_time |= (F.col("_verdict") == ERASED) & impossible
     own = F.when(no_time, F.col(FOLDER_DAY)).otherwise(F.col("_day"))
     return F.coalesce(own, F.lit(first_day))

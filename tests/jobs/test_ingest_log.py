@@ -9,6 +9,7 @@ import pytest
 
 from jobs import ingest_log
 from jobs.delta import latest_version, read_days
+from jobs.erased import IMPRESSION, TABLE, USER, add_erased, read_erased
 from jobs.errors import ConfigError
 from tests.jobs.samples import contract, recipe, run_config
 from tests.jobs.spark.frames import micros, utc
@@ -121,6 +122,31 @@ def test_a_log_without_rows_commits_nothing(spark, tmp_path):
     summary = ingest_log.build(config, spark)
     assert summary.rows == {"impressions": 0, "outcomes": 0, "events": 0}
     assert [latest_version(config.table(name)) for name in summary.rows] == [None] * 3
+
+
+def test_what_is_about_an_erased_user_is_counted_and_kept_nowhere(spark, tmp_path):
+    write_log(
+        tmp_path / "log",
+        shown=[
+            ("1", "u", "a", "feed", "3", NOON, NOON),
+            ("2", "v", "a", "feed", "3", NOON, NOON),
+            ("3", "u", "a", "feed", "3", 0, 0),
+        ],
+        acts=[("1", "1", "click", LATER, LATER), ("2", "2", "click", LATER, LATER)],
+        visits=[("1", "u", "a", "front", "visit", LATER, LATER)],
+    )
+    config = config_of(tmp_path)
+    add_erased(config.table(TABLE), {USER: ["u"]}, "erasure")
+    summary = ingest_log.build(config, spark)
+    assert summary.details["verdicts"] == {"ok": 2, "erased": 4}
+    assert rows(config, "impressions", "impression_id") == [("2",)]
+    assert rows(config, "outcomes", "outcome_id") == [("acts:2",)]
+    assert rows(config, "events", "event_id") == [("2",), ("acts:2",)]
+    assert latest_version(config.table("quarantine")) is None
+    # Outcomes name no user: those that come on a later day are told by the impression.
+    held = read_erased(config.table(TABLE))
+    assert held is not None
+    assert {held.hash_of("1"), held.hash_of("3")} == held.hashes[IMPRESSION]
 
 
 @pytest.mark.parametrize(

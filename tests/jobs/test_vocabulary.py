@@ -7,7 +7,7 @@ import pytest
 
 from jobs import vocabulary
 from jobs.delta import StaleSnapshot, open_table, read_days
-from jobs.vocabulary import Vocabulary, admit, fields, read_vocabulary
+from jobs.vocabulary import Vocabulary, admit, fields, forget, read_vocabulary
 from tests.jobs.samples import contract
 
 LOG = contract(features__vocabulary_by_field={"surface": {"min_count": 1}})
@@ -204,3 +204,47 @@ def test_runs_that_admit_at_once_never_hand_out_a_row_twice(uri, monkeypatch):
     assert sorted(log["row"].to_pylist()) == list(range(1, runs * own + 2))
     expected = ["first", *(f"{run}-{n}" for run in range(runs) for n in range(own))]
     assert sorted(log["value"].to_pylist()) == sorted(expected)
+
+
+def test_a_forgotten_value_is_out_of_vocabulary_and_its_row_is_never_given_again(uri):
+    admitted(uri, ("user_id", "u1", 9), ("user_id", "u2", 8), ("ad_id", "u1", 9))
+    assert forget(uri, "user_id", ["u1", "u3"], "erasure") == 1
+    read = read_vocabulary(uri)
+    assert read.rows("user_id", pa.array(["u1", "u2"])).tolist() == [0, 2]
+    assert read.rows("ad_id", pa.array(["u1"])).tolist() == [1]
+    assert "u1" not in held(uri)["user_id"]
+    admitted(uri, ("user_id", "u4", 9), ("user_id", "u1", 8))
+    read = read_vocabulary(uri)
+    assert read.rows("user_id", pa.array(["u2", "u4", "u1"])).tolist() == [2, 3, 4]
+    assert read.num_rows("user_id") == 5
+
+
+def test_forgetting_what_is_not_there_commits_nothing(uri):
+    assert forget(uri, "user_id", ["u1"], "erasure") == 0
+    admitted(uri, ("ad_id", "u1", 9))
+    assert forget(uri, "user_id", ["u1"], "erasure") == 0
+    assert read_vocabulary(uri).version == 0
+
+
+def test_a_run_that_admits_while_a_value_is_forgotten_fails(uri, monkeypatch):
+    admitted(uri, ("user_id", "u1", 9))
+
+    def overtaken(location, version=None):
+        read = read_vocabulary(location, version)
+        monkeypatch.setattr(vocabulary, "read_vocabulary", read_vocabulary)
+        forget(location, "user_id", ["u1"], "erasure")
+        return read
+
+    monkeypatch.setattr(vocabulary, "read_vocabulary", overtaken)
+    with pytest.raises(StaleSnapshot):
+        admitted(uri, ("user_id", "u2", 9))
+    assert len(held(uri)["user_id"]) == 1
+
+
+def test_an_evicted_value_that_is_forgotten_keeps_its_row_from_everybody(uri):
+    lately(uri, ["a", "b"], ("a", 5), ("b", 4))
+    lately(uri, ["b"])
+    assert forget(uri, "ad_id", ["a"], "erasure") == 2
+    read = read_vocabulary(uri)
+    assert (read.num_rows("ad_id"), read.evicted) == (3, {"ad_id": [1]})
+    assert read.rows("ad_id", pa.array(["a", "b"])).tolist() == [0, 2]
