@@ -114,7 +114,13 @@ class Build:
         return rows
 
     def write(
-        self, table: str, df: DataFrame, replaced: Sequence[date], order: Sequence[str], job: str
+        self,
+        table: str,
+        df: DataFrame,
+        replaced: Sequence[date],
+        order: Sequence[str],
+        job: str,
+        differences: Sequence[str] = (),
     ) -> JobSummary:
         """Replace days of a table; the summary names what was read and written."""
         run = self.config.run
@@ -129,6 +135,7 @@ class Build:
                 "code_hash": run.code_hash,
                 "inputs": self.inputs,
             },
+            differences=differences,
         )
         rows = sum(written.rows.values())
         log.info(

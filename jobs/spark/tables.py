@@ -120,6 +120,7 @@ def write_days(
     order: Sequence[str],
     commit: dict[str, Any],
     files_per_day: int = 1,
+    differences: Sequence[str] = (),
 ) -> TableWrite:
     """Replace days of a table, each in one commit; days that already hold these rows are left.
 
@@ -133,6 +134,8 @@ def write_days(
         order: Columns by which rows are sorted within a file.
         commit: `run_id`, `config_hash`, `code_hash` and `inputs` of `PartitionCommit`.
         files_per_day: Files that a day's rows are spread over, by hash of the first of `order`.
+        differences: Parquet columns of numbers or moments whose neighbours are close: stored as
+            differences (`DELTA_BINARY_PACKED`), which every reader of Parquet undoes.
 
     Returns:
         Rows and digest of every day, and which of them changed.
@@ -152,12 +155,15 @@ def write_days(
         if files_per_day == 1
         else [F.col("day"), F.pmod(F.xxhash64(order[0]), F.lit(files_per_day))]
     )
+    encoding = {f"parquet.enable.dictionary#{column}": "false" for column in differences}
     (
         df.repartition(*keys)
         .sortWithinPartitions("day", *order)
         .write.mode("append")
         .partitionBy("day")
         .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+        .option("parquet.writer.version", "v2" if differences else "v1")
+        .options(**encoding)
         .parquet(str(folder))
     )
     files = _files_by_day(folder, Path(uri))

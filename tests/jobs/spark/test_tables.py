@@ -3,8 +3,10 @@
 from datetime import date
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from pyspark.sql import functions as F
 
 from jobs import delta
 from jobs.delta import StaleSnapshot
@@ -59,6 +61,17 @@ def test_both_readers_read_the_same(spark, rows, uri):
     with_arrow = delta.read_days(uri, [ONE]).to_pylist()
     assert sorted(with_spark, key=str) == sorted(with_arrow, key=str)
     assert len(with_arrow) == 3
+
+
+def test_moments_stored_as_differences_are_read_as_they_were(spark, rows, uri):
+    write(rows, uri, differences=["at"])
+    (path,) = delta.day_files(DeltaTable(uri), [ONE])
+    columns = pq.read_metadata(path).row_group(0)
+    encodings = {columns.column(n).path_in_schema: columns.column(n).encodings for n in range(4)}
+    assert "DELTA_BINARY_PACKED" in encodings["at"]
+    expected = sorted(rows.where(F.col("day") == ONE).toArrow().to_pylist(), key=str)
+    for found in (read_table(spark, uri, [ONE]).toArrow(), delta.read_days(uri, [ONE])):
+        assert sorted(found.to_pylist(), key=str) == expected
 
 
 def test_writing_twice_changes_nothing_and_leaves_nothing(rows, uri):

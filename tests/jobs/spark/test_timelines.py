@@ -19,6 +19,8 @@ from tests.jobs.spark.frames import by, frame, utc
 from validation import tables
 
 DAY = date(2024, 3, 5)
+TYPES = ["x", "B", "C"]
+"""Event types; an item of such a name has the type, all others have the first."""
 
 
 def event_batch(rows):
@@ -28,7 +30,7 @@ def event_batch(rows):
         "user_id": pa.array([user for user, _, _ in rows], pa.string()),
         "event_id": pa.array([f"{n:03d}" for n in range(len(rows))], pa.string()),
         "day": pa.array([DAY + timedelta(days=day) for _, day, _ in rows], pa.date32()),
-        "event_type": pa.array(["x"] * len(rows), pa.string()),
+        "event_type": pa.array([item if item in TYPES else "x" for _, _, item in rows]),
         "surface": pa.array(["y"] * len(rows), pa.string()),
         "item_id": pa.array([item for _, _, item in rows], pa.string()),
         "value": pa.array([None] * len(rows), pa.float64()),
@@ -45,13 +47,13 @@ def stream(*rows):
     return event_batch([row for row in rows if row[2] is not None]), wished
 
 
-def cut(rows, num_events=2, lookback_days=9, sizes=(), num_buckets=1):
+def cut(rows, num_events=2, lookback_days=9, sizes=(), num_buckets=1, recent=None, worth=None):
     """Timelines by user and day offset: items, `num_prior`, `num_cut`.
 
     Each of `sizes` rows are packed by a task of their own; all by one if there are none.
     """
     events, wished = rows
-    kept = Cut(num_events, lookback_days)
+    kept = Cut(num_events, lookback_days, recent, worth)
     days = sorted({day for _, day in wished})
     asked = pa.RecordBatch.from_pydict(
         {
@@ -62,7 +64,7 @@ def cut(rows, num_events=2, lookback_days=9, sizes=(), num_buckets=1):
     packed = list(packed_requests([asked], days, num_buckets))
     low = 0
     for size in sizes or [events.num_rows]:
-        packed += packed_events([events.slice(low, size)], days, kept, ["x"], num_buckets)
+        packed += packed_events([events.slice(low, size)], days, kept, TYPES, num_buckets)
         low += size
     assert low == events.num_rows
     shuffled = pa.Table.from_batches(packed).sort_by("bucket")
@@ -156,10 +158,35 @@ def test_tasks_and_buckets_change_no_timeline(sizes, num_buckets):
     }
 
 
+@pytest.mark.parametrize("sizes", [[17], [1] * 17, [5, 0, 9, 3]])
+def test_of_a_long_history_the_latest_and_the_most_worth_stay(sizes):
+    events = [("u", -3, item) for item in "aBcC"] + [("u", -2, item) for item in "BdefB"]
+    events += [("u", -1, item) for item in "gh"] + [("u", 0, item) for item in "iCjkl"]
+    events += [("v", -1, "m")]
+    rows = stream(*events, ("u", 0, None), ("u", 1, None), ("v", 0, None))
+    worth = {"B": 1.0, "C": 2.0}
+    assert cut(rows, num_events=4, recent=2, worth=worth, sizes=sizes) == {
+        # Of the older ones C, then the later B; none of the day itself is left out.
+        ("u", 0): ("CBghiCjkl", 4, 0),
+        ("u", 1): ("CCkl", 4, 0),
+        ("v", 0): ("m", 1, 0),
+    }
+    # What is forgotten is not sampled: the day after remembers one day less.
+    found = cut(rows, num_events=4, lookback_days=3, recent=2, worth=worth, sizes=sizes)
+    assert [found["u", day][0] for day in (0, 1)] == ["CBghiCjkl", "BCkl"]
+
+
+def test_an_event_is_worth_its_value_where_types_are_not_weighed():
+    rows = event_batch([("u", -1, item) for item in "abcde"])
+    values = pa.array([3.0, None, 7.0, 5.0, 0.0])
+    rows = rows.set_column(rows.schema.get_field_index("value"), "value", values)
+    assert cut((rows, [("u", DAY)]), num_events=3, recent=1) == {("u", 0): ("cde", 3, 0)}
+
+
 def test_a_user_with_very_many_events_is_no_larger_in_the_shuffle_than_a_timeline():
     rows = [("busy", day, "x") for day in (-2, -1, 0, 1) for _ in range(5_000)]
     days = [DAY, DAY + timedelta(days=1)]
-    (packed,) = packed_events([event_batch(rows)], days, Cut(3, 9), ["x"], 1)
+    (packed,) = packed_events([event_batch(rows)], days, Cut(3, 9), TYPES, 1)
     table = pa.ipc.open_stream(packed.column("packed")[0].as_buffer()).read_all()
     # N of the days before; 4N first and N last of each day.
     assert table.num_rows == 3 + 2 * (12 + 3)
