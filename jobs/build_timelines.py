@@ -1,21 +1,22 @@
 """Store each user's history once per day.
 
 Reads `events` and `impressions`. Writes `timelines`: a row for every user with an impression or a
-new event on a day. Guarantees: what was known at any moment of a day is a prefix of its timeline;
-a user with more than 4N new events a day is cut there, and the cut is counted.
+new event on a day, of the days that new arrivals may change. Guarantees: what was known at any
+moment of a day is a prefix of its timeline; a user with more than 4N new events a day is cut there,
+and the cut is counted.
 
     python -m jobs.build_timelines --config var/runs/<run>/config.json
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from jobs.command import JobSummary, main
 from jobs.config import RunConfig, Timeline, days_between
-from jobs.days import arrival_days
+from jobs.days import arrival_days, timeline_days
 from jobs.spark.build import Build
 from jobs.spark.histories import (
     HISTORY_COLUMNS,
@@ -42,10 +43,11 @@ def run(config: RunConfig) -> JobSummary:
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build timelines in a given session."""
     tables = Build(config, spark)
+    days = timeline_days(config)
     return tables.write(
         "timelines",
-        timeline_frame(tables),
-        tables.shown_days,
+        timeline_frame(tables, days),
+        days,
         ["user_id"],
         "build_timelines",
         # Nearly sorted moments: half the bytes, and most of a timeline's bytes are moments.
@@ -53,9 +55,9 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     )
 
 
-def timeline_frame(tables: Build) -> DataFrame:
-    """The rows of the timelines table for the touched days."""
-    config, days = tables.config, tables.shown_days
+def timeline_frame(tables: Build, days: Sequence[date]) -> DataFrame:
+    """The rows of the timelines table for some days, in order."""
+    config = tables.config
     cut = timeline_cut(config.timeline)
     types = config.contract.timeline_event_types
     partitions = shuffle_partitions(tables.spark)

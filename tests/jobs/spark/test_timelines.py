@@ -2,6 +2,7 @@
 
 from datetime import date, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -183,19 +184,26 @@ def test_an_event_is_worth_its_value_where_types_are_not_weighed():
     assert cut((rows, [("u", DAY)]), num_events=3, recent=1) == {("u", 0): ("cde", 3, 0)}
 
 
-def test_a_user_with_very_many_events_is_no_larger_in_the_shuffle_than_a_timeline():
-    rows = [("busy", day, "x") for day in (-2, -1, 0, 1) for _ in range(5_000)]
+def test_a_user_with_a_million_events_is_no_larger_in_the_shuffle_than_a_timeline():
+    number = 250_000
+    rows = pa.Table.from_batches(
+        [event_batch([("busy", day, "x")] * 2).slice(1) for day in (-2, -1, 0, 1)]
+    ).take(np.repeat(np.arange(4), number))
+    micros = np.arange(4 * number) + 1_700_000_000_000_000
+    known = pa.array(micros, pa.timestamp("us", "UTC"))
+    rows = rows.set_column(rows.column_names.index("known_ts"), "known_ts", known)
     days = [DAY, DAY + timedelta(days=1)]
-    (packed,) = packed_events([event_batch(rows)], days, Cut(3, 9), TYPES, 1)
-    table = pa.ipc.open_stream(packed.column("packed")[0].as_buffer()).read_all()
-    # N of the days before; 4N first and N last of each day.
-    assert table.num_rows == 3 + 2 * (12 + 3)
-    days = table.column("day").to_pylist()
-    left_out = table.column("num_left_out").to_pylist()
-    assert sum(n for n, day in zip(left_out, days, strict=True) if day >= DAY) == 2 * 4_985
-    wished = [("busy", DAY), ("busy", DAY + timedelta(days=1))]
-    found = cut((event_batch(rows), wished), num_events=3)
-    assert found == {("busy", day): ("x" * 15, 3, 4_988) for day in (0, 1)}
+    packed = list(packed_events(rows.to_batches(20_000), days, Cut(3, 9), TYPES, 1))
+    tables = [pa.ipc.open_stream(p["packed"][0].as_buffer()).read_all() for p in packed]
+    # A task packs half a million at a time: N of the days before, 4N first and N last of each day.
+    assert [table.num_rows for table in tables] == [3, 2 * (12 + 3)]
+    asked = pa.RecordBatch.from_pydict({"user_id": ["busy"] * 2, "event_day": days})
+    packed += packed_requests([asked], days, 1)
+    (found,) = by_bucket(packed, days, Cut(3, 9))
+    assert found["num_prior"].to_pylist() == [3, 3]
+    assert found["num_cut"].to_pylist() == [number - 12] * 2
+    kept = [*range(2 * number - 3, 2 * number + 12), *range(3 * number - 3, 3 * number + 12)]
+    assert found["known_ts"].flatten().cast(pa.int64()).to_pylist() == micros[kept].tolist()
 
 
 def test_events_lie_in_the_order_in_which_they_became_known(spark):
