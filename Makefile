@@ -9,12 +9,16 @@ BASE_PYTHON := $(shell for p in python3.11 python3; do command -v $$p >/dev/null
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && \
 	command -v $$p && break; done)
 
-.PHONY: help setup retrain test check up down env built clean
+.PHONY: help setup retrain test check bench up down env built clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {gsub(/\$$\$$/, "$$", $$2); printf "  make %-9s%s\n", $$1, $$2}' Makefile
 
-setup: $(READY) ## Build .venv with the tested versions of everything, and check Java
+setbench: $(READY) ## Time histories and an incremental day; tests/bench says what is compared, and how
+	@$(PYTHON) -m tests.bench.bench_timelines
+	@$(PYTHON) -m tests.bench.bench_increment
+
+up: $(READY) ## Build .venv with the tested versions of everything, and check Java
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(BASE_PYTHON)" || { \
@@ -37,6 +41,10 @@ check: $(READY) ## Check format, lint, types and who may import whom
 	.venv/bin/ruff check .
 	.venv/bin/pyright
 	.venv/bin/lint-imports
+
+bench: $(READY) ## Time histories and an incremental day; tests/bench says what is compared, and how
+	@$(PYTHON) -m tests.bench.bench_timelines
+	@$(PYTHON) -m tests.bench.bench_increment
 
 up: $(READY) ## Start Airflow and MLflow to look at; LOG=simulated also makes a log and runs on schedule
 	@$(LOCAL) up $(if $(LOG),--log $(LOG))

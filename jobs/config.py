@@ -12,7 +12,7 @@ import json
 import os
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
@@ -39,6 +39,16 @@ class Windows(Settings):
     """An impression may arrive this many days after it was shown; later ones are quarantined."""
 
 
+class Sampling(Settings):
+    """What stays of a history of more than N events before a day; a day's own are never sampled."""
+
+    recent: int = Field(ge=1)
+    """R: the latest events, which always stay. The other N - R are those of most worth among the
+    older ones, the later first among equals; all lie in the order in which they became known."""
+    value: Literal["event_value"] | dict[str, float] = "event_value"
+    """What an event is worth: its own value, or a number by event type. Nothing where none is."""
+
+
 class Timeline(Settings):
     """User histories."""
 
@@ -46,6 +56,17 @@ class Timeline(Settings):
     """N: events a model reads before an impression. A day stores at most 4N new ones."""
     lookback_days: int = Field(default=60, ge=1)
     """Events that became known longer ago than this are forgotten."""
+    sampling: Sampling | None = None
+    """How longer histories are thinned out; the N latest events stay if left out."""
+
+    @model_validator(mode="after")
+    def _sample_fits(self) -> Timeline:
+        if self.sampling is not None and self.sampling.recent > self.num_events:
+            raise ValueError(
+                f"sampling.recent is at most num_events ({self.num_events}); found "
+                f"{self.sampling.recent}"
+            )
+        return self
 
 
 class Network(Settings):

@@ -39,6 +39,20 @@ def arrival_days(config: RunConfig) -> list[date]:
     return days_between(shown[0], min(shown[-1] + late, last_arrival_day(config)))
 
 
+def timeline_days(config: RunConfig) -> list[date]:
+    """Touched days whose timelines may differ from those that are stored.
+
+    A timeline holds what was known on its day and before, so that a later arrival changes none; a
+    label that matures does not either. Left are the days that arrive, those with impressions that
+    may still have arrived, and those that other code or another configuration has written.
+    """
+    first = config.plan.first_day - timedelta(days=config.windows.max_late_days)
+    held = delta.live_commits(delta.open_table(config.table("timelines")))
+    ours = (config.run.config_hash, config.run.code_hash)
+    same = {day for day, commit in held.items() if (commit.config_hash, commit.code_hash) == ours}
+    return [day for day in shown_days(config) if day >= first or day not in same]
+
+
 def outcome_days(config: RunConfig) -> list[date]:
     """Arrival days of the outcomes that the touched days' labels may count."""
     zone = config.contract.time_zone

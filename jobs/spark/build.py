@@ -126,7 +126,13 @@ class Build:
         return rows
 
     def write(
-        self, table: str, df: DataFrame, replaced: Sequence[date], order: Sequence[str], job: str
+        self,
+        table: str,
+        df: DataFrame,
+        replaced: Sequence[date],
+        order: Sequence[str],
+        job: str,
+        differences: Sequence[str] = (),
     ) -> JobSummary:
         """Replace days of a table; the summary names what was read and written."""
         run = self.config.run
@@ -142,6 +148,7 @@ class Build:
                 "inputs": self.inputs,
             },
             expected=self.expected.get(table),
+            differences=differences,
         )
         rows = sum(written.rows.values())
         log.info(

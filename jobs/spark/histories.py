@@ -10,7 +10,7 @@ out what no timeline can hold. The second takes whole buckets, sorts them once, 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -46,6 +46,11 @@ class Cut:
     """N."""
     lookback_days: int
     """Events that became known on an earlier day than this are forgotten."""
+    num_recent: int | None = None
+    """R: of more than N events before the day the R latest stay, the others by worth; all N are
+    the latest if None."""
+    worth: Mapping[str, float] | None = None
+    """What an event of a type is worth; its own value if None. Nothing where nothing is said."""
 
 
 def packed_events(
@@ -74,7 +79,7 @@ def packed_events(
             columns = [texts.get(name, rows.column(name)) for name in HISTORY_COLUMNS]
             rows = pa.table(columns, names=list(HISTORY_COLUMNS))
             rows = rows.unify_dictionaries().combine_chunks()
-            yield from _scattered(_without_surplus(rows, days, cut.num_events), num_buckets)
+            yield from _scattered(_without_surplus(rows, days, cut), num_buckets)
 
 
 def packed_requests(
@@ -131,12 +136,15 @@ def _scattered(rows: pa.Table, num_buckets: int) -> Iterator[pa.RecordBatch]:
     )
 
 
-def _without_surplus(rows: pa.Table, days: Sequence[date], num_events: int) -> pa.Table:
-    """Leave out events that N later ones of a user push out, whatever other tasks hold.
+def _without_surplus(rows: pa.Table, days: Sequence[date], cut: Cut) -> pa.Table:
+    """Leave out events that N others of a user push out, whatever other tasks hold.
 
     Of the days before the first wanted one the N latest may be needed; of every later day the 4N
-    earliest, as its own, and the N latest, as history of the days after it.
+    earliest, as its own, and the N latest, as history of the days after it. Where histories are
+    sampled, the N of most worth as well: of the days that every timeline still remembers together,
+    of the others one by one.
     """
+    num_events, first, last = cut.num_events, _number(days[0]), _number(days[-1])
     num_left_out = np.zeros(rows.num_rows, np.int32)
     user = rows.column("user_id").chunk(0).indices.to_numpy()
     is_busy = (np.bincount(user) > num_events)[user]
@@ -146,13 +154,14 @@ def _without_surplus(rows: pa.Table, days: Sequence[date], num_events: int) -> p
         some = rows.take(pa.array(busy))
         order = known_order(some, user[busy])
         user = user[busy][order]
-        day = np.maximum(_day_numbers(some.column("day"))[order], _number(days[0]) - 1)
-        start, end = _runs(user_day(user, day))
+        day = _day_numbers(some.column("day"))[order]
+        is_alone = (day >= first) | (day < last - cut.lookback_days)
+        start, end = _runs(user_day(user, np.where(is_alone, day, first - 1)))
         from_start = np.arange(len(order)) - np.repeat(start, end - start)
         to_end = np.repeat(end, end - start) - np.arange(len(order)) - 1
-        is_kept = (to_end < num_events) | (
-            (day >= _number(days[0])) & (from_start < DAY_FACTOR * num_events)
-        )
+        is_kept = (to_end < num_events) | ((day >= first) & (from_start < DAY_FACTOR * num_events))
+        if cut.num_recent is not None:
+            is_kept |= _of_most_worth(_worth(some, cut)[order], end - start, num_events)
         # Told by the last row of the day, which is always kept.
         lacking = np.zeros(len(order), np.int32)
         lacking[end - 1] = np.add.reduceat((~is_kept).astype(np.int32), start)
@@ -230,6 +239,8 @@ def timelines(
     begin, end = (np.searchsorted(of_event, wanted, side) for side in ("left", "right"))
     prior = np.minimum(begin - first, cut.num_events)
     left_out = np.concatenate([[0], np.cumsum(events.column("num_left_out").to_numpy()[order])])
+    sampled = np.flatnonzero((begin - first > cut.num_events) & (cut.num_recent is not None))
+    worth = _worth(events, cut)[order] if len(sampled) else np.zeros(0)
     num_new = end - begin + left_out[end] - left_out[begin]
     new = np.minimum(num_new, DAY_FACTOR * cut.num_events)
     values = {name: events.column(name).combine_chunks() for name in VALUES}
@@ -243,6 +254,11 @@ def timelines(
         lengths = (prior + new)[part]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         at = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - (begin - prior)[part], lengths)
+        for line in sampled[(sampled >= low) & (sampled < high)].tolist():
+            older = np.arange(int(first[line]), int(begin[line]) - (cut.num_recent or 0))
+            number = cut.num_events - (cut.num_recent or 0)
+            best = _of_most_worth(worth[older], np.array([len(older)]), number)
+            at[offsets[line - low] : offsets[line - low] + number] = older[best]
         taken = pa.array(order[at])
         lists = {
             name: pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), _plain(column, taken))
@@ -282,6 +298,24 @@ def known_order(events: pa.Table, user: np.ndarray) -> np.ndarray:
         keys = (rank, happened[places], known[places], user[places])
         order[tied] = places[np.lexsort(keys)]
     return order
+
+
+def _of_most_worth(worth: np.ndarray, lengths: np.ndarray, number: int) -> np.ndarray:
+    """Which rows are the most worth of their run; of equal ones the later."""
+    places, run = np.arange(len(worth)), np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((-places, -worth, run))
+    rank = places - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    is_best = np.zeros(len(worth), bool)
+    is_best[order] = rank < number
+    return is_best
+
+
+def _worth(events: pa.Table, cut: Cut) -> np.ndarray:
+    if cut.worth is None:
+        return np.nan_to_num(events.column("value").to_numpy())
+    types = events.column("event_type").combine_chunks()
+    of_type = [cut.worth.get(name, 0.0) for name in types.dictionary.to_pylist()]
+    return np.array(of_type, np.float64)[types.indices.to_numpy()]
 
 
 def user_day(user: np.ndarray, day: np.ndarray) -> np.ndarray:

@@ -121,6 +121,7 @@ def write_days(
     commit: dict[str, Any],
     files_per_day: int = 1,
     expected: Mapping[str | None, Collection[str]] | None = None,
+    differences: Sequence[str] = (),
 ) -> TableWrite:
     """Replace days of a table, each in one commit; days that already hold these rows are left.
 
@@ -136,6 +137,8 @@ def write_days(
         files_per_day: Files that a day's rows are spread over, by hash of the first of `order`.
         expected: The files by day as they were before the first of the inputs was read; as they
             are now if left out. With them, rows made from older inputs never replace newer ones.
+        differences: Parquet columns of numbers or moments whose neighbours are close: stored as
+            differences (`DELTA_BINARY_PACKED`), which every reader of Parquet undoes.
 
     Returns:
         Rows and digest of every day, and which of them changed.
@@ -156,12 +159,15 @@ def write_days(
         if files_per_day == 1
         else [F.col("day"), F.pmod(F.xxhash64(order[0]), F.lit(files_per_day))]
     )
+    encoding = {f"parquet.enable.dictionary#{column}": "false" for column in differences}
     (
         df.repartition(*keys)
         .sortWithinPartitions("day", *order)
         .write.mode("append")
         .partitionBy("day")
         .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+        .option("parquet.writer.version", "v2" if differences else "v1")
+        .options(**encoding)
         .parquet(str(folder))
     )
     files = files_by_day(folder, Path(uri))

@@ -75,11 +75,11 @@ def _arms(spark: SparkSession, home: Path, log: EventLog, cut: Cut, num_rounds: 
     }
     first = {name: harness.timed(run) for name, run in arms.items()}
     harness.require_equal({name: _digest(work, name) for name in arms})
-    facts = {**asdict(log), **asdict(cut)}
+    facts = {"log": asdict(log), "cut": asdict(cut)}
     timings = harness.rounds(arms, num_rounds)
     harness.report(
         "timelines.times",
-        log=facts,
+        **facts,
         first_run_wall_seconds={name: round(t.wall_seconds, 2) for name, t in first.items()},
         arms=harness.samples(timings),
     )

@@ -234,7 +234,7 @@ def built(spark, log: slow.Log, config, repaired) -> MemoryBuild:
     tables = MemoryBuild(config, spark, {**frames, "attributes_ads": states})
     tables.frames["labels"] = label_frame(tables, repaired)
     tables.frames[FEATURES] = feature_frame(tables)
-    tables.frames["timelines"] = timeline_frame(tables).persist()
+    tables.frames["timelines"] = timeline_frame(tables, config.days).persist()
     return tables
 
 

@@ -2,6 +2,7 @@
 
 from datetime import date, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -19,6 +20,8 @@ from tests.jobs.spark.frames import by, frame, utc
 from validation import tables
 
 DAY = date(2024, 3, 5)
+TYPES = ["x", "B", "C"]
+"""Event types; an item of such a name has the type, all others have the first."""
 
 
 def event_batch(rows):
@@ -28,7 +31,7 @@ def event_batch(rows):
         "user_id": pa.array([user for user, _, _ in rows], pa.string()),
         "event_id": pa.array([f"{n:03d}" for n in range(len(rows))], pa.string()),
         "day": pa.array([DAY + timedelta(days=day) for _, day, _ in rows], pa.date32()),
-        "event_type": pa.array(["x"] * len(rows), pa.string()),
+        "event_type": pa.array([item if item in TYPES else "x" for _, _, item in rows]),
         "surface": pa.array(["y"] * len(rows), pa.string()),
         "item_id": pa.array([item for _, _, item in rows], pa.string()),
         "value": pa.array([None] * len(rows), pa.float64()),
@@ -45,13 +48,13 @@ def stream(*rows):
     return event_batch([row for row in rows if row[2] is not None]), wished
 
 
-def cut(rows, num_events=2, lookback_days=9, sizes=(), num_buckets=1):
+def cut(rows, num_events=2, lookback_days=9, sizes=(), num_buckets=1, recent=None, worth=None):
     """Timelines by user and day offset: items, `num_prior`, `num_cut`.
 
     Each of `sizes` rows are packed by a task of their own; all by one if there are none.
     """
     events, wished = rows
-    kept = Cut(num_events, lookback_days)
+    kept = Cut(num_events, lookback_days, recent, worth)
     days = sorted({day for _, day in wished})
     asked = pa.RecordBatch.from_pydict(
         {
@@ -62,7 +65,7 @@ def cut(rows, num_events=2, lookback_days=9, sizes=(), num_buckets=1):
     packed = list(packed_requests([asked], days, num_buckets))
     low = 0
     for size in sizes or [events.num_rows]:
-        packed += packed_events([events.slice(low, size)], days, kept, ["x"], num_buckets)
+        packed += packed_events([events.slice(low, size)], days, kept, TYPES, num_buckets)
         low += size
     assert low == events.num_rows
     shuffled = pa.Table.from_batches(packed).sort_by("bucket")
@@ -156,19 +159,51 @@ def test_tasks_and_buckets_change_no_timeline(sizes, num_buckets):
     }
 
 
-def test_a_user_with_very_many_events_is_no_larger_in_the_shuffle_than_a_timeline():
-    rows = [("busy", day, "x") for day in (-2, -1, 0, 1) for _ in range(5_000)]
+@pytest.mark.parametrize("sizes", [[17], [1] * 17, [5, 0, 9, 3]])
+def test_of_a_long_history_the_latest_and_the_most_worth_stay(sizes):
+    events = [("u", -3, item) for item in "aBcC"] + [("u", -2, item) for item in "BdefB"]
+    events += [("u", -1, item) for item in "gh"] + [("u", 0, item) for item in "iCjkl"]
+    events += [("v", -1, "m")]
+    rows = stream(*events, ("u", 0, None), ("u", 1, None), ("v", 0, None))
+    worth = {"B": 1.0, "C": 2.0}
+    assert cut(rows, num_events=4, recent=2, worth=worth, sizes=sizes) == {
+        # Of the older ones C, then the later B; none of the day itself is left out.
+        ("u", 0): ("CBghiCjkl", 4, 0),
+        ("u", 1): ("CCkl", 4, 0),
+        ("v", 0): ("m", 1, 0),
+    }
+    # What is forgotten is not sampled: the day after remembers one day less.
+    found = cut(rows, num_events=4, lookback_days=3, recent=2, worth=worth, sizes=sizes)
+    assert [found["u", day][0] for day in (0, 1)] == ["CBghiCjkl", "BCkl"]
+
+
+def test_an_event_is_worth_its_value_where_types_are_not_weighed():
+    rows = event_batch([("u", -1, item) for item in "abcde"])
+    values = pa.array([3.0, None, 7.0, 5.0, 0.0])
+    rows = rows.set_column(rows.schema.get_field_index("value"), "value", values)
+    assert cut((rows, [("u", DAY)]), num_events=3, recent=1) == {("u", 0): ("cde", 3, 0)}
+
+
+def test_a_user_with_a_million_events_is_no_larger_in_the_shuffle_than_a_timeline():
+    number = 250_000
+    rows = pa.Table.from_batches(
+        [event_batch([("busy", day, "x")] * 2).slice(1) for day in (-2, -1, 0, 1)]
+    ).take(np.repeat(np.arange(4), number))
+    micros = np.arange(4 * number) + 1_700_000_000_000_000
+    known = pa.array(micros, pa.timestamp("us", "UTC"))
+    rows = rows.set_column(rows.column_names.index("known_ts"), "known_ts", known)
     days = [DAY, DAY + timedelta(days=1)]
-    (packed,) = packed_events([event_batch(rows)], days, Cut(3, 9), ["x"], 1)
-    table = pa.ipc.open_stream(packed.column("packed")[0].as_buffer()).read_all()
-    # N of the days before; 4N first and N last of each day.
-    assert table.num_rows == 3 + 2 * (12 + 3)
-    days = table.column("day").to_pylist()
-    left_out = table.column("num_left_out").to_pylist()
-    assert sum(n for n, day in zip(left_out, days, strict=True) if day >= DAY) == 2 * 4_985
-    wished = [("busy", DAY), ("busy", DAY + timedelta(days=1))]
-    found = cut((event_batch(rows), wished), num_events=3)
-    assert found == {("busy", day): ("x" * 15, 3, 4_988) for day in (0, 1)}
+    packed = list(packed_events(rows.to_batches(20_000), days, Cut(3, 9), TYPES, 1))
+    tables = [pa.ipc.open_stream(p["packed"][0].as_buffer()).read_all() for p in packed]
+    # A task packs half a million at a time: N of the days before, 4N first and N last of each day.
+    assert [table.num_rows for table in tables] == [3, 2 * (12 + 3)]
+    asked = pa.RecordBatch.from_pydict({"user_id": ["busy"] * 2, "event_day": days})
+    packed += packed_requests([asked], days, 1)
+    (found,) = by_bucket(packed, days, Cut(3, 9))
+    assert found["num_prior"].to_pylist() == [3, 3]
+    assert found["num_cut"].to_pylist() == [number - 12] * 2
+    kept = [*range(2 * number - 3, 2 * number + 12), *range(3 * number - 3, 3 * number + 12)]
+    assert found["known_ts"].flatten().cast(pa.int64()).to_pylist() == micros[kept].tolist()
 
 
 def test_events_lie_in_the_order_in_which_they_became_known(spark):
