@@ -48,6 +48,19 @@ class Vocabulary:
         """Rows of a table, its out-of-vocabulary row included."""
         return 1 + len(self.values.get(field, ()))
 
+    def prefix_digests(self, field: str) -> np.ndarray:
+        """Hash of a field's first k values at each k: equal where the same rows have the same ones.
+
+        Returns:
+            uint64 array with one entry for each row of the table.
+        """
+        from pandas.util import hash_array
+
+        values = self.values.get(field, pa.array([], pa.string())).to_pylist()
+        hashes = hash_array(np.array(values, dtype=object), categorize=False)
+        places = 2 * np.arange(len(values), dtype=np.uint64) + 1
+        return np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes * places)])
+
     def rows(self, field: str, column: pa.ChunkedArray | pa.Array) -> np.ndarray:
         """Rows of values, those of evicted ones too; unknown and missing ones have row 0.
 

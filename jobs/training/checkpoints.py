@@ -57,6 +57,8 @@ class Card:
     run_id: str
     evicted: dict[str, list[int]] = field(default_factory=dict)
     """Rows, by table, of the values that are out of vocabulary at `vocabulary_version`."""
+    table_digests: dict[str, str] = field(default_factory=dict)
+    """Hash of which value has which row, by table; earlier checkpoints do not say."""
     distillation: dict[str, Any] | None = None
     """`DistillationConfig` of a student; None for a teacher or a twin."""
     parent: str | None = None

@@ -36,6 +36,7 @@ EVENT_FIELDS = {"item_id": "ad_id", "event_type": EVENT_TYPE, "surface": "surfac
 """Categorical attributes of an event in a timeline, and the embedding table each one reads."""
 
 _MICROSECONDS = 1_000_000
+_PREFIXES = "vocabulary.npz"
 _ARRAYS = (
     "categorical",
     "dense",
@@ -69,6 +70,8 @@ class InputSpec:
     vocabulary_version: int | None
     evicted: dict[str, list[int]] = field(default_factory=dict)
     """Rows, by table, of the values that are out of vocabulary at that version."""
+    table_digests: dict[str, str] = field(default_factory=dict)
+    """Hash of which value has which row, by table."""
 
     @property
     def num_event_dense(self) -> int:
@@ -88,6 +91,7 @@ def input_spec(contract: LogContract, vocabulary: Vocabulary) -> InputSpec:
         table_rows={field: vocabulary.num_rows(field) for field in fields},
         vocabulary_version=vocabulary.version,
         evicted=dict(vocabulary.evicted),
+        table_digests={field: f"{vocabulary.prefix_digests(field)[-1]:016x}" for field in fields},
     )
 
 
@@ -222,6 +226,20 @@ class Packed:
         with pa.memory_map(str(self.folder / "ids.arrow")) as source:
             return pa.ipc.open_file(source).read_all()["impression_id"]
 
+    def reassigned_tables(self, rows: Mapping[str, int], digests: Mapping[str, str]) -> list[str]:
+        """Tables whose rows have other values than an earlier vocabulary gave them to.
+
+        Args:
+            rows: Rows of each table at the earlier vocabulary.
+            digests: Its `table_digests`.
+        """
+        with np.load(self.folder / _PREFIXES) as held:
+            return [
+                table
+                for table, digest in digests.items()
+                if f"{held[table][: rows[table]][-1]:016x}" != digest
+            ]
+
     def batch(self, rows: np.ndarray, max_events: int) -> Batch:
         """Rows as a model's input.
 
@@ -335,6 +353,8 @@ def pack(
         pa.ipc.new_file(sink, ids.schema) as out,
     ):
         out.write_table(ids)
+    prefixes = {table: vocabulary.prefix_digests(table) for table in spec.table_rows}
+    np.savez(partial / _PREFIXES, **prefixes)  # pyright: ignore[reportArgumentType]
     meta: dict[str, Any] = {"spec": asdict(spec), "inputs": dict(inputs)}
     (partial / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)

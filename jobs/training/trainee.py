@@ -87,6 +87,7 @@ def blank_card(
         dense=spec.dense,
         vocabulary_version=spec.vocabulary_version,
         evicted=spec.evicted,
+        table_digests={table.name: spec.table_digests[table.name] for table in ranker.tables},
         trained_until=None,
         trial=trial.model_dump(),
         warmup_steps=0,
@@ -134,6 +135,7 @@ def from_checkpoint(card: Card, training: Training, checkpoint: Checkpoint) -> t
         held.card,
         vocabulary_version=card.vocabulary_version,
         evicted=card.evicted,
+        table_digests=card.table_digests,
         run_id=card.run_id,
         distillation=card.distillation,
     )
@@ -155,10 +157,23 @@ def start(
     segments: Sequence[Segment],
     parent: Path | None,
 ) -> tuple[Card, Learner]:
-    """A model at the start of a run: from its parent, or fresh where it has none."""
+    """A model at the start of a run: from its parent, or fresh where it has none.
+
+    Raises:
+        ConfigError: The parent is of another shape, or its vocabulary is not an earlier one.
+    """
     if parent is None:
         return fresh(card, training, reader, segments)
-    card, learner = from_checkpoint(card, training, load_checkpoint(parent))
+    held = load_checkpoint(parent)
+    card, learner = from_checkpoint(card, training, held)
+    rows = {table.name: table.num_rows for table in held.card.ranker_config.tables}
+    reassigned = reader.packed.reassigned_tables(rows, held.card.table_digests)
+    if reassigned:
+        raise ConfigError(
+            f"{card.name}: the vocabulary must extend the parent's; found other values in its rows "
+            f"of {reassigned}; bring back the vocabulary table that the parent was trained with, "
+            "or start a new family under another contract name"
+        )
     return replace(card, parent=str(parent), position={}), learner
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 import torch
 from safetensors import safe_open
@@ -206,6 +207,16 @@ def test_an_earlier_vocabulary_is_refused_though_it_has_as_many_rows(world, tmp_
     trainee.save(tmp_path / "model", card, learner)
     with pytest.raises(ConfigError, match="the parent knows version 3, the run packed version 2"):
         child(tmp_path, world, tmp_path / "model", world.vocabulary(version=2))
+
+
+def test_a_later_vocabulary_with_other_values_in_the_rows_is_refused(saved, world, tmp_path):
+    known = world.vocabulary(version=1, share=1.0)
+    ads = known.values["ad_id"].to_pylist()
+    ads[0], ads[1] = ads[1], ads[0]
+    other = replace(known, values={**known.values, "ad_id": pa.array(ads)})
+    child(tmp_path / "ours", world, saved[0], known)
+    with pytest.raises(ConfigError, match=r"must extend the parent's; found .* of \['ad_id'\]"):
+        child(tmp_path / "theirs", world, saved[0], other)
 
 
 def test_a_student_of_another_distillation_is_refused(world, tmp_path):
