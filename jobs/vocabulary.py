@@ -54,11 +54,8 @@ class Vocabulary:
         Returns:
             uint64 array with one entry for each row of the table.
         """
-        from pandas.util import hash_array
-
-        values = self.values.get(field, pa.array([], pa.string())).to_pylist()
-        hashes = hash_array(np.array(values, dtype=object), categorize=False)
-        places = 2 * np.arange(len(values), dtype=np.uint64) + 1
+        hashes = _hashes(self.values.get(field, pa.array([], pa.string())))
+        places = 2 * np.arange(len(hashes), dtype=np.uint64) + 1
         return np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes * places)])
 
     def rows(self, field: str, column: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -201,15 +198,34 @@ def forget(uri: str, field: str, values: Collection[str], run_id: str) -> int:
     found = pc.sum(theirs).as_py() or 0
     if found == 0:
         return 0
+    own = log.filter(theirs)
     # Evicted or not, every entry of a row has the same mark.
-    marks = pc.binary_join_element_wise(_FORGOTTEN, pc.abs(log["row"]).cast(pa.string()), "")
-    for name, new in (("value", marks), ("run_id", pa.scalar(run_id))):
+    marks = [
+        f"{_FORGOTTEN}{abs(row)}:{hashed:016x}"
+        for row, hashed in zip(own["row"].to_pylist(), _hashes(own["value"]), strict=True)
+    ]
+    for name, new in (("value", marks), ("run_id", [run_id] * found)):
         at = log.schema.get_field_index(name)
-        log = log.set_column(at, name, pc.if_else(theirs, new, log[name]))
+        column = log[name].combine_chunks()
+        changed = pc.replace_with_mask(column, theirs.combine_chunks(), pa.array(new, pa.string()))
+        log = log.set_column(at, name, changed)
     number = (snapshot.transaction_version(APP_ID) or 0) + 1
     delta.append_numbered(uri, log, APP_ID, number, snapshot, replacing=True)
     return found
 
 
 _FORGOTTEN = "\u0001forgotten:"
-"""How a mark begins: with what no log has in an id."""
+"""How a mark begins: with what no log has in an id. It ends with the hash of what was forgotten, so
+that a checkpoint of before still finds its rows to be its own."""
+
+
+def _hashes(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A uint64 per value; of a mark, that of the value that it replaced."""
+    import pandas as pd
+
+    texts = values.to_pylist()
+    hashes = pd.util.hash_pandas_object(pd.Series(texts, dtype=object), index=False).to_numpy()
+    for place, text in enumerate(texts):
+        if text.startswith(_FORGOTTEN):
+            hashes[place] = int(text.rpartition(":")[2], 16)
+    return hashes

@@ -248,3 +248,12 @@ def test_an_evicted_value_that_is_forgotten_keeps_its_row_from_everybody(uri):
     read = read_vocabulary(uri)
     assert (read.num_rows("ad_id"), read.evicted) == (3, {"ad_id": [1]})
     assert read.rows("ad_id", pa.array(["a", "b"])).tolist() == [0, 2]
+
+
+def test_a_checkpoint_of_before_finds_its_rows_to_be_its_own_after_one_is_forgotten(uri):
+    admitted(uri, ("user_id", "u1", 9), ("user_id", "u2", 8), ("user_id", "u3", 7))
+    before = read_vocabulary(uri).prefix_digests("user_id")
+    forget(uri, "user_id", ["u2"], "erasure")
+    assert read_vocabulary(uri).prefix_digests("user_id").tolist() == before.tolist()
+    forget(uri, "user_id", ["u1", "u2", "u3"], "erasure")
+    assert read_vocabulary(uri).prefix_digests("user_id").tolist() == before.tolist()
