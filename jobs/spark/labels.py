@@ -146,7 +146,8 @@ def changed_labels(
     pairs = both.select("impression_id", "day", F.explode(F.array(*each)).alias("of"))
     changed = pairs.select("impression_id", "day", "of.*").where(F.col("before") != F.col("after"))
     shown = impressions.select("impression_id", "surface")
-    return changed.join(shown, on="impression_id", how="inner").select(
+    # Few change: they go to the impressions, not the impressions to them.
+    return shown.join(F.broadcast(changed), on="impression_id", how="inner").select(
         "impression_id", "day", "surface", "task", "column", "before", "after", "mature_ts"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from validation import tables
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-_EPOCH = datetime.fromtimestamp(0, UTC)
 _READ = ("labels", "examples", "impressions", "outcomes", "events")
 
 
@@ -61,14 +60,17 @@ class LabelTables:
         Args:
             arrivals: Arrival days of the outcomes.
         """
-        from pyspark.sql import functions as F
+        from pyarrow import compute as pc
 
         contract = self.recipe.contract
-        outcomes = self._read("outcomes", arrivals)
-        first = outcomes.agg(F.min(F.unix_micros("event_ts"))).collect()[0][0]
-        if first is None:
+        # Only which days are concerned: a job of the engine for that would take a second.
+        version = self.versions["outcomes"]
+        moments = delta.read_days(self.uri("outcomes"), arrivals, ["event_ts"], version)["event_ts"]
+        if len(moments) == 0:
             return {}
-        earliest = _EPOCH + timedelta(microseconds=first) - longest_window(contract)
+        first = pc.min(moments).as_py()  # pyright: ignore[reportAttributeAccessIssue]
+        earliest = first - longest_window(contract)
+        outcomes = self._read("outcomes", arrivals)
         days = days_between(day_of(earliest, contract.time_zone), self.last_day)
         shown = self._read("impressions", days)
         found = late_outcomes(shown, outcomes, contract.tasks, contract.time_zone)

@@ -7,6 +7,7 @@ from datetime import UTC, date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
@@ -18,6 +19,8 @@ from jobs.delta import (
     StaleSnapshot,
     append_numbered,
     arrow_digest,
+    can_open,
+    changed_days,
     day_files,
     days_with,
     live_commits,
@@ -128,6 +131,32 @@ def test_days_with_a_column_are_told_from_those_before_it(uri):
     write(uri, TWO, ROWS.append_column("extra", pa.array([None, None, None], pa.int64())))
     assert days_with(open_table(uri), ["key", "extra"]) == [TWO]
     assert days_with(open_table(uri), ["key"]) == partition_days(open_table(uri)) == [ONE, TWO]
+
+
+def test_days_that_changed_since_a_version_are_told_and_all_where_it_is_gone(uri):
+    for day in (ONE, TWO):
+        write(uri, day)
+    before = version(uri)
+    write(uri, TWO, ROWS.slice(0, 1), run="again")
+    write(uri, THREE)
+    table = DeltaTable(uri)
+    assert changed_days(table, before) == [TWO, THREE]
+    assert changed_days(table, version(uri)) == []
+    assert changed_days(table, None) == changed_days(table, 99) == [ONE, TWO, THREE]
+
+
+def test_a_version_can_be_opened_while_its_files_are_there(uri):
+    write(uri)
+    (path,) = day_files(DeltaTable(uri))
+    write(uri, rows=ROWS.slice(0, 1))
+    assert [can_open(uri, number) for number in (0, 1, 2)] == [True, True, False]
+    Path(path).unlink()
+    assert [can_open(uri, number) for number in (0, 1)] == [False, True]
+
+
+def test_rows_that_do_not_meet_a_condition_are_not_read(uri):
+    write(uri)
+    assert read(uri, where=pc.field("key") == "b")["key"].to_pylist() == ["b"]
 
 
 @pytest.mark.parametrize("days", [[], [THREE]])
