@@ -60,6 +60,14 @@ class State(NamedTuple):
     known: int
 
 
+class Plan(NamedTuple):
+    """An attribute of a user from a moment on."""
+
+    user: str
+    plan: str | None
+    known: int
+
+
 class Event(NamedTuple):
     """Anything a user did, in the order in which timelines hold it."""
 
@@ -88,6 +96,7 @@ class Log(NamedTuple):
     zone: str
     max_late_days: int
     last_day: date
+    plans: Sequence[Plan] = ()
 
     def day(self, micros: int) -> date:
         """The day in which a moment lies."""
@@ -138,10 +147,18 @@ class Log(NamedTuple):
 
     def category(self, ad: str, before: int) -> str | None:
         """An ad's category as known strictly before a moment."""
-        known = [s for s in self.states if s.ad == ad and s.known < before]
-        if not known:
-            return None
-        return max(known, key=lambda s: (s.known, s.category is not None, s.category)).category
+        return last_known(((s.known, s.category) for s in self.states if s.ad == ad), before)
+
+    def plan(self, user: str, before: int) -> str | None:
+        """A user's plan as known strictly before a moment."""
+        return last_known(((s.known, s.plan) for s in self.plans if s.user == user), before)
+
+
+def last_known(states: Iterable[tuple[int, str | None]], before: int) -> str | None:
+    """Of (known, value) the last value known strictly before a moment; of several at once the
+    greatest."""
+    known = [(at, value is not None, value) for at, value in states if at < before]
+    return max(known)[-1] if known else None
 
 
 def first_known(rows: Iterable) -> dict:
@@ -194,8 +211,8 @@ def zipper_micros(name: str, seed: int, windows: Sequence[int], shares: Sequence
     return windows[-1]
 
 
-Key = Callable[[str, str, str, str | None], tuple]
-"""An entity's key, of user, ad, surface and the ad's category."""
+Key = Callable[[str, str, str, str | None, str | None], tuple]
+"""An entity's key, of user, ad, surface, the ad's category and the user's plan."""
 
 
 def seen(
@@ -207,7 +224,11 @@ def seen(
     window_days: int,
 ) -> list[int]:
     """When things seen with an entity before an impression became known."""
-    mine = key(row.user, row.ad, row.place, log.category(row.ad, row.at))
+
+    def key_of(user: str, ad: str, place: str, at: int) -> tuple:
+        return key(user, ad, place, log.category(ad, at), log.plan(user, at))
+
+    mine = key_of(row.user, row.ad, row.place, row.at)
     first = log.day(row.at) - timedelta(days=window_days)
     return [
         event.known
@@ -215,7 +236,7 @@ def seen(
         if event.what in types
         and event.known < row.at
         and event.day >= first
-        and key(event.user, event.item, event.place, log.category(event.item, event.known)) == mine
+        and key_of(event.user, event.item, event.place, event.known) == mine
     ]
 
 

@@ -1,7 +1,8 @@
 """The one rule of every table, against a slow reference: what was not known then does not count.
 
-Random logs hold late rows, corrected copies, moments that coincide to the microsecond, days that
-begin and end between two events, and users with more events a day than a timeline keeps.
+Random logs hold late rows, copies that say something else, corrections by rows of their own,
+attributes that change, moments that coincide to the microsecond, days that begin and end between
+two events, and users with more events a day than a timeline keeps.
 """
 
 import itertools
@@ -35,11 +36,11 @@ MICROS_A_DAY = 86_400_000_000
 NUM_DAYS = 4
 ENTITIES: dict[str, slow.Key] = {
     "all": lambda *_: (),
-    "user": lambda user, ad, place, category: (user,),
-    "ad": lambda user, ad, place, category: (ad,),
-    "surface": lambda user, ad, place, category: (place,),
-    "user_surface": lambda user, ad, place, category: (user, place),
-    "category": lambda user, ad, place, category: (category or "",),
+    "user": lambda user, ad, place, category, plan: (user,),
+    "ad": lambda user, ad, place, category, plan: (ad,),
+    "surface": lambda user, ad, place, category, plan: (place,),
+    "category": lambda user, ad, place, category, plan: (category or "",),
+    "plan_surface": lambda user, ad, place, category, plan: (plan or "", place),
 }
 
 
@@ -127,6 +128,14 @@ def random_log(knobs: Knobs) -> slow.Log:
         visits.append(
             slow.Visit(str(n), user, draw.choice(ads), draw.choice(places), what, moment, known)
         )
+    # A correction is a new row that says what the first should have said.
+    visits += [
+        row._replace(id=f"{row.id}-again", item=draw.choice(ads), known=row.known + 3_600_000_000)
+        for row in draw.sample(visits, 6)
+    ]
+    plans = [
+        slow.Plan(draw.choice(users), draw.choice(["free", "gold", None]), at()) for _ in range(12)
+    ]
     states = [
         slow.State(draw.choice(ads), draw.choice(["x", "y", None]), draw.choice([first - 5, at()]))
         for _ in range(12)
@@ -139,6 +148,7 @@ def random_log(knobs: Knobs) -> slow.Log:
         knobs.zone,
         knobs.max_late_days,
         knobs.last_day,
+        plans,
     )
 
 
@@ -183,7 +193,17 @@ def settings_of(knobs: Knobs):
             "zipper_shares": [0.5, 0.3, 0.2],
             "zipper_seed": 7,
         },
+        feeds__users={
+            "kind": "attributes",
+            "entity": "user",
+            "path": "users.parquet",
+            "key": "user",
+            "known_ts": {"column": "known", "unit": "us"},
+            "attributes": {"plan": "plan"},
+        },
+        features__entities__user_surface=None,
         features__entities__category=["ad_category"],
+        features__entities__plan_surface=["user_plan", "surface"],
         features__recency={"impression": ["user", "category"], "buy": list(ENTITIES)},
         features__windows_days=[1, 3],
     )
@@ -226,12 +246,12 @@ def built(spark, log: slow.Log, config, repaired) -> MemoryBuild:
     )
     events = ingest.impression_events(shown).unionByName(ingest.outcome_events(happened, shown))
     events = events.unionByName(organic).where(F.col("day") <= log.last_day).persist()
-    states = ingest.attributes(
-        ingest.judge_attributes(rows(slow.State, log.states), by_name["ads"], config.contract),
-        by_name["ads"],
-    )
     frames = {"impressions": shown, "outcomes": happened, "events": events}
-    tables = MemoryBuild(config, spark, {**frames, "attributes_ads": states})
+    for name, kind, states in (("ads", slow.State, log.states), ("users", slow.Plan, log.plans)):
+        feed = by_name[name]
+        judged = ingest.judge_attributes(rows(kind, states), feed, config.contract)
+        frames[f"attributes_{name}"] = ingest.attributes(judged, feed)
+    tables = MemoryBuild(config, spark, frames)
     tables.frames["labels"] = label_frame(tables, repaired)
     tables.frames[FEATURES] = feature_frame(tables)
     tables.frames["timelines"] = timeline_frame(tables, config.days).persist()
@@ -386,3 +406,7 @@ def test_random_logs_hold_what_they_are_meant_to():
     assert {0, 1, None} == set(plain)
     assert sum(a != b for a, b in zip(plain, labels(repair=True), strict=True)) > 10
     assert sum(a != b for a, b in zip(plain, labels(clicks=["click"]), strict=True)) > 10
+    assert all(any(row.id.endswith("-again") for row in log.visits) for log in logs)
+    later = MICROS_A_DAY**2
+    assert any(log.plan(r.user, r.at) != log.plan(r.user, later) for log, _, r in rows)
+    assert any(log.category(r.ad, r.at) != log.category(r.ad, later) for log, _, r in rows)
