@@ -80,7 +80,8 @@ def world() -> Recipe:
     """Retrain on the frozen world of three platforms, a million impressions in twenty days.
 
     Command: `python -m jobs.simulate_log --preset world-3`, then `python -m jobs.run_local --recipe
-    world --day 2026-01-20`. Expected: nothing measured yet.
+    world --day 2026-01-20`. Expected: no click NE of that day below 0.816 (blue), 0.790 (violet) or
+    0.817 (amber), the Bayes floors; see `tests/bench/bench_world.py`.
     """
     base = simulated()
     return base.model_copy(

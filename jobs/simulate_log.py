@@ -112,11 +112,11 @@ def _keep_world(world: World, out: Path) -> None:
     if held is None:
         write_json(out / WORLD, values)
         return
-    for name, value in held.items():
-        if values.get(name) != value:
+    for name, value in values.items():
+        if held.get(name) != value:
             raise ConfigError(
-                f"{name}: a folder holds one world; found {values.get(name)!r}, but {out / WORLD} "
-                f"says {value!r}; leave the option out, or choose another --out"
+                f"{name}: a folder holds one world; found {value!r}, but {out / WORLD} says "
+                f"{held.get(name)!r}; leave the option out, or choose another --out"
             )
 
 
@@ -188,13 +188,11 @@ def _run_preset(options: argparse.Namespace) -> JobSummary:
             f"--preset: {name} has rows of digest {preset.digest}; found {found}; install the "
             "pinned numpy, or, where the simulation was changed on purpose, name a new preset"
         )
-    first_day = preset.world.world_start
-    if options.first_day:
-        first_day = parse_day(options.first_day, "--first-day")
-    left = preset.num_days - (first_day - preset.world.world_start).days
-    num_days = left if options.days is None else options.days
+    start = preset.world.world_start
+    first_day = parse_day(options.first_day, "--first-day") if options.first_day else start
+    left = preset.num_days - (first_day - start).days
     out = options.out or lapidary_home() / "logs" / name
-    return run(preset.world, out, first_day, num_days)
+    return run(preset.world, out, first_day, left if options.days is None else options.days)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ impression, back to `HISTORY_DAYS` days; c_n is the action's category, w_n its t
 ad's category and N_m = 4, 16, .., 1024. Every factor of four in n has equal mass: attention decays
 with the logarithm of the distance, and 30.2 % of a full history's mass lies beyond n = 100. What
 cutting histories at 20, 100 or 400 actions costs, and what forgetting the actions on other
-platforms than the impression's costs, are differences of such sums.
+platforms than the impression's costs, are differences of such sums. (A model's timeline also holds
+impressions and their outcomes, so its latest N events are fewer than N actions.)
 
 Journeys. J_c is told by the order of the user's latest three actions about the ad's category, +1
 forwards and -1 backwards. Types are drawn independently, so the set of actions tells nothing of it.

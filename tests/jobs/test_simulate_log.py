@@ -15,6 +15,7 @@ import pytest
 from jobs import delta, simulate_log, simulation
 from jobs.config import REPOSITORY
 from jobs.contract import load_contract
+from jobs.errors import ConfigError
 from jobs.simulation import DAY_MS, World
 
 START = date(2026, 1, 1)
@@ -238,6 +239,14 @@ def test_a_folder_refuses_another_world(log, monkeypatch, capsys):
         simulate_log._main()
     assert end.value.code == 2
     assert "seed: a folder holds one world" in capsys.readouterr().err
+
+
+def test_a_folder_of_an_older_simulation_is_not_continued(tmp_path):
+    held = SMALL.model_dump(mode="json")
+    del held["history_reach"]
+    (tmp_path / "world.json").write_text(json.dumps(held))
+    with pytest.raises(ConfigError, match=r"history_reach: a folder .* found 1024, .* says None"):
+        simulate_log.run(SMALL, tmp_path, START, 1)
 
 
 def test_ingest_takes_every_row_and_rejects_none(tmp_path):
