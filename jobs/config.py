@@ -12,7 +12,7 @@ import json
 import os
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
@@ -189,6 +189,8 @@ class Resources(Settings):
     spark_driver_memory: str = "2g"
     spark_java_options: str = "-XX:+UseSerialGC"
     """Options of the driver's JVM."""
+    spark_conf: tuple[Annotated[str, Field(pattern=r"^spark\.[^=]+=")], ...] = ()
+    """Further Spark settings, such as `spark.executor.memory=4g`."""
     spark_shuffle_partitions: int = Field(default=4, ge=1)
     ray_address: str | None = None
     """Ray cluster address; a local Ray is started and stopped if left out."""
