@@ -33,6 +33,7 @@ from deltalake.transaction import (
 from pyarrow import dataset
 
 from jobs.errors import ConfigError
+from jobs.parquet_files import add_action, files_dataset
 
 METADATA_KEY = "lapidary"
 RECORDS_KEY = "lapidary_days"
@@ -184,22 +185,6 @@ def read_days(
     return files.to_table(columns=columns or schema.names, filter=where)
 
 
-def files_dataset(paths: list[str], schema: pa.Schema, base: str) -> dataset.Dataset:
-    """Files of a table, as Arrow reads them itself.
-
-    Through the file system that delta-rs offers it, one process in three aborted at exit
-    ("terminate called without an active exception").
-    """
-    layout = pa.schema([("run", pa.string()), ("day", pa.date32())])
-    return dataset.dataset(
-        paths,
-        schema=schema,
-        format="parquet",
-        partitioning=dataset.partitioning(layout, flavor="hive"),
-        partition_base_dir=base,
-    )
-
-
 def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:
     """The commit that wrote each day, where its files are still the day's files."""
     return {day: commit for day, (_, commit) in live_records(table).items()}
@@ -279,7 +264,7 @@ def replace_day(
         ConfigError: A column has another type in the table.
     """
     assert commit.rows > 0, "an empty write never replaces a partition"
-    adds = [_add_action(uri, path, {"day": commit.day}) for path in commit.files]
+    adds = [add_action(uri, path, {"day": commit.day}) for path in commit.files]
     return _swap_day(uri, schema, commit, adds, expected)
 
 
@@ -475,7 +460,7 @@ def append_numbered(
     target = Path(uri) / name
     target.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows, target, compression="zstd")
-    add = _add_action(uri, name, {})
+    add = add_action(uri, name, {})
     properties = CommitProperties(
         app_transactions=[Transaction(app_id, number)], max_commit_retries=0
     )
@@ -498,29 +483,3 @@ def append_numbered(
 
 class StaleSnapshot(Exception):
     """The table has moved on since it was read."""
-
-
-def _add_action(uri: str, path: str, partition: dict[str, str]) -> AddAction:
-    absolute = Path(uri) / path
-    status = absolute.stat()
-    statistics = json.dumps(parquet_statistics(absolute))
-    values: dict[str, str | None] = dict(partition)
-    return AddAction(path, status.st_size, values, int(status.st_mtime * 1000), True, statistics)
-
-
-def parquet_statistics(path: Path) -> dict[str, Any]:
-    """Delta statistics of a Parquet file: its rows, and the nulls of every flat column.
-
-    No bounds: a reader takes them for exact, Parquet's own pass over NaN, the Delta log cuts times
-    to milliseconds, and delta-rs hides every row from a filter on a column that alone has none.
-    """
-    metadata = pq.read_metadata(path)
-    nulls: dict[str, int] = {}
-    for index in range(metadata.num_columns):
-        name = metadata.schema.column(index).path
-        chunks = [
-            metadata.row_group(g).column(index).statistics for g in range(metadata.num_row_groups)
-        ]
-        if "." not in name and all(s is not None and s.has_null_count for s in chunks):
-            nulls[name] = sum(s.null_count for s in chunks)
-    return {"numRecords": metadata.num_rows, "nullCount": nulls}

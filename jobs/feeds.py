@@ -14,6 +14,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from jobs.settings import Settings
 
+IMPRESSION = "impression"
+"""The event type that every shown ad contributes to `events`."""
+
 _DURATION = re.compile(r"^(\d+)\s*(s|m|h|d)$")
 _DURATION_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from jobs import delta
 from jobs.errors import ConfigError
+from jobs.parquet_files import files_dataset
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -99,7 +100,7 @@ def map_columns(
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         paths = [path for batch in batches for path in batch.column("path").to_pylist()]
         if paths:
-            found = delta.files_dataset(paths, schema, f"{uri}/data")
+            found = files_dataset(paths, schema, f"{uri}/data")
             yield from function(found.to_batches(columns=names, use_threads=False))
 
     parts = max(1, min(len(files), shuffle_partitions(spark)))

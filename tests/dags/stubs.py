@@ -16,7 +16,16 @@ from jobs.config import REPOSITORY
 
 DOMAINS = ["left", "right"]
 VERTICALS = ["left-main", "left-side", "right-main"]
-_LIGHT = ("__init__", "config", "contract", "errors", "feeds", "recipes", "settings")
+_LIGHT = (
+    "__init__",
+    "config",
+    "contract",
+    "contract_checks",
+    "errors",
+    "feeds",
+    "recipes",
+    "settings",
+)
 _LIGHT_CONTENT = ("__init__", "settings")
 _JOB = """\
 import json, sys, time

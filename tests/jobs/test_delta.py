@@ -25,13 +25,13 @@ from jobs.delta import (
     days_with,
     live_commits,
     open_table,
-    parquet_statistics,
     partition_days,
     paths_by_day,
     read_days,
     write_arrow_day,
 )
 from jobs.errors import ConfigError
+from jobs.parquet_files import parquet_statistics
 from tests.jobs.samples import COMMIT
 
 ONE, TWO, THREE = date(2024, 3, 1), date(2024, 3, 2), date(2024, 3, 3)
