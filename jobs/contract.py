@@ -21,6 +21,7 @@ from jobs.content.settings import Content
 from jobs.contract_checks import check_consistency
 from jobs.errors import ConfigError
 from jobs.feeds import (
+    IMPRESSION,
     AnyFeed,
     AttributesFeed,
     Duration,

@@ -11,8 +11,15 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from jobs.contract import IMPRESSION, LogContract
-from jobs.feeds import AttributesFeed, EventsFeed, ImpressionsFeed, OutcomesFeed, SequencesFeed
+from jobs.contract import LogContract
+from jobs.feeds import (
+    IMPRESSION,
+    AttributesFeed,
+    EventsFeed,
+    ImpressionsFeed,
+    OutcomesFeed,
+    SequencesFeed,
+)
 from jobs.feeds import Column as ColumnSource
 from jobs.spark.raw import (
     FOLDER_DAY,
