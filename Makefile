@@ -14,11 +14,7 @@ BASE_PYTHON := $(shell for p in python3.11 python3; do command -v $$p >/dev/null
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {gsub(/\$$\$$/, "$$", $$2); printf "  make %-9s%s\n", $$1, $$2}' Makefile
 
-setbench: $(READY) ## Time histories and an incremental day; tests/bench says what is compared, and how
-	@$(PYTHON) -m tests.bench.bench_timelines
-	@$(PYTHON) -m tests.bench.bench_increment
-
-up: $(READY) ## Build .venv with the tested versions of everything, and check Java
+setup: $(READY) ## Build .venv with the tested versions of everything, and check Java
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(BASE_PYTHON)" || { \

@@ -108,7 +108,7 @@ def test_make_alone_prints_every_target():
         ["make"], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
     ).stdout
     targets = [line.split()[1] for line in printed.splitlines()]
-    wanted = ["help", "setup", "retrain", "test", "check", "up", "down", "env", "clean"]
+    wanted = ["help", "setup", "retrain", "test", "check", "bench", "up", "down", "env", "clean"]
     assert targets == wanted
 
 
