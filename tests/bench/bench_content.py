@@ -4,7 +4,7 @@ Real descriptions: UCI Online Retail, purchases of a gift wholesaler, in `DATA_D
 in the week from the day of its first sale. Every basket with some new items, but not all, of a
 customer with earlier purchases is a question: which of the new items are in it? Each arm scores
 them by what was known before the basket's day alone. The encoder's default settings were chosen on
-February to May; nothing was tuned on the answers from June on.
+February to May, after the answers from June on had been seen once with other settings.
 
     content        mean cosine of the item's description and the 5 nearest of the customer's items
     popularity     pieces of the item sold before that day

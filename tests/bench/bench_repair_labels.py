@@ -12,10 +12,7 @@ reported. Prints one line of JSON.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import tempfile
-import time
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from jobs.repairs import TABLE, Repairs
 from jobs.spark.examples import example_columns
 from jobs.spark.repair import LabelTables
 from jobs.spark.session import spark_session
+from tests.bench.harness import Timing, compared, report, samples, timed
 from tests.jobs.samples import COMMIT, contract, recipe, run_config
 
 _DAYS = days_between(date(2024, 4, 1), date(2024, 4, 30))
@@ -53,46 +51,36 @@ def main() -> None:
         with spark_session(resources, folder, "bench_repair_labels") as spark:
             for home in homes.values():
                 _fill(home, settings, options.impressions_per_day, spark)
-            pairs = [_round(n, homes, settings, spark) for n in range(options.rounds + 1)][1:]
-    ratios = np.array([a / b for a, b in pairs])
-    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    print(
-        json.dumps(
-            {
-                "bench": "repair_labels",
-                "impressions_per_day": options.impressions_per_day,
-                "days": len(_DAYS),
-                "ratio": round(float(np.median(ratios)), 3),
-                "interval": [round(float(low), 3), round(float(high), 3)],
-                "goal": _GOAL,
-                "passed": bool(high <= _GOAL),
-                "seconds": {
-                    "repair": [round(a, 3) for a, _ in pairs],
-                    "overwrite": [round(b, 3) for _, b in pairs],
-                },
-                "load": os.getloadavg(),
-            }
-        )
+            found = [_round(n, homes, settings, spark) for n in range(options.rounds + 1)][1:]
+    timings = {arm: [one[arm] for one in found] for arm in homes}
+    report(
+        "repair_labels",
+        impressions_per_day=options.impressions_per_day,
+        days=len(_DAYS),
+        goal=_GOAL,
+        **compared(timings, "repair", "overwrite"),
+        samples=samples(timings),
     )
 
 
 def _round(
     number: int, homes: dict[str, str], settings: Recipe, spark: SparkSession
-) -> tuple[float, float]:
-    """Seconds of the repair and of the overwriting, after the same outcomes have arrived."""
+) -> dict[str, Timing]:
+    """Times of the repair and of the overwriting, after the same outcomes have arrived."""
     before = {arm: _files(home) for arm, home in homes.items()}
     for home in homes.values():
         _arrive_late(home, number)
-    seconds = {}
+    timings = {}
+
+    def repaired() -> None:
+        summary = repair(settings, homes["repair"], spark)
+        assert list(summary.details["days"]) == [_TOUCHED.isoformat()]
+
+    def overwritten() -> None:
+        _overwrite(settings, homes["overwrite"], spark)
+
     for arm in ("repair", "overwrite") if number % 2 else ("overwrite", "repair"):
-        started = time.perf_counter()
-        if arm == "repair":
-            summary = repair(settings, homes[arm], spark)
-            assert list(summary.details["days"]) == [_TOUCHED.isoformat()]
-        else:
-            _overwrite(settings, homes[arm], spark)
-        seconds[arm] = time.perf_counter() - started
+        timings[arm] = timed(repaired if arm == "repair" else overwritten)
     rows = {}
     for arm, home in homes.items():
         after = _files(home)
@@ -104,7 +92,7 @@ def _round(
             for table in ("labels", "examples")
         ]
     assert rows["repair"] == rows["overwrite"]
-    return seconds["repair"], seconds["overwrite"]
+    return timings
 
 
 def _overwrite(settings: Recipe, home: str, spark: SparkSession) -> None:

@@ -3,17 +3,19 @@
     python -m tests.bench.bench_tables
 
 Prints a JSON line per comparison. The rows are made here: users, times and numbers as an examples
-table has them. Timings of one pair are taken one after the other, in alternating order.
+table has them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,7 @@ from jobs.config import Resources
 from jobs.spark.compaction import compact_day, day_rows
 from jobs.spark.session import spark_session
 from jobs.spark.tables import digest_by_day, read_table
-from tests.bench.arms import compare
+from tests.bench.harness import compared, report, rounds, samples
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -50,6 +52,21 @@ def rows_of(num_rows: int, day: date, seed: int) -> pa.Table:
             "label": random.integers(0, 2, num_rows).astype(np.int8),
         }
     )
+
+
+def compare(
+    bench: str, arms: dict[str, Callable[[int], object]], num_rounds: int, goal: float
+) -> None:
+    """Time the second arm against the first; each call is given a number of its own."""
+    numbers = count()
+    runs = {name: partial(_numbered, run, numbers) for name, run in arms.items()}
+    timings = rounds(runs, num_rounds)
+    theirs, ours = arms
+    report(bench, goal=goal, **compared(timings, ours, theirs), samples=samples(timings))
+
+
+def _numbered(run: Callable[[int], object], numbers: Iterator[int]) -> None:
+    run(next(numbers))
 
 
 def commit_costs(folder: Path, rows: pa.Table, pairs: int) -> None:
@@ -108,8 +125,7 @@ def late_overwrite(folder: Path, rows: pa.Table) -> None:
     before = identity()
     delta.write_arrow_day(uri, rows.slice(1000, 1000), late, ["impression_id"], COMMIT)
     same = identity() == before
-    told = {"bench": "late_overwrite", "untouched_files": len(before), "identical": same}
-    print(json.dumps(told), flush=True)
+    report("late_overwrite", untouched_files=len(before), identical=same)
     assert same
 
 
@@ -142,7 +158,7 @@ def compaction_saves(folder: Path, num_rows: int, pairs: int, resources: Resourc
             name: sum(map(len, delta.paths_by_day(delta.open_table(place)).values()))
             for name, place in (("before", uri), ("after", compacted))
         }
-        print(json.dumps({"bench": "compaction", "files": sizes, "rows": 3 * num_rows}))
+        report("compaction", files=sizes, rows=3 * num_rows)
 
         def scan(place: str, _: int) -> None:
             assert delta.read_days(place).num_rows == 3 * num_rows
