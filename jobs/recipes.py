@@ -63,6 +63,9 @@ def kuairand() -> Recipe:
 def simulated() -> Recipe:
     """Retrain on the log that `jobs.simulate_log` writes below `LAPIDARY_HOME`.
 
+    One impression in seventy converts, days after it was shown: steps are smaller and averages
+    longer than on the bundled log, and a first run reads two weeks.
+
     Command: `make up LOG=simulated`, then the schedule. Expected: see RESULTS.md.
     """
     base = kuairand()
@@ -71,9 +74,21 @@ def simulated() -> Recipe:
             "name": "simulated",
             "contract": load_contract(REPOSITORY / "infra" / "contracts" / "simulated.yaml"),
             "log_uri": str(lapidary_home() / "logs" / "simulated"),
-            "windows": Windows(bootstrap_days=8),
+            "windows": Windows(bootstrap_days=14),
+            "teacher": _for_rare_outcomes(base.teacher),
+            "domain_student": _student_for_rare_outcomes(base.domain_student),
+            "vertical_student": _student_for_rare_outcomes(base.vertical_student),
         }
     )
+
+
+def _for_rare_outcomes(training: Training) -> Training:
+    trials = tuple(t.model_copy(update={"lr_dense": t.lr_dense / 2}) for t in training.trials)
+    return training.model_copy(update={"trials": trials, "average_rows": 64_000})
+
+
+def _student_for_rare_outcomes(student: Student) -> Student:
+    return student.model_copy(update={"training": _for_rare_outcomes(student.training)})
 
 
 def world() -> Recipe:

@@ -98,7 +98,7 @@ def blank_card(
 def fresh(
     card: Card, training: Training, reader: Reader, segments: Sequence[Segment]
 ) -> tuple[Card, Learner]:
-    """A new model: dense features scaled, heads at the base rates of the first segment.
+    """A new model: dense features scaled, heads at the base rates of the first labels.
 
     Raises:
         ConfigError: The segments have no label of this model.
@@ -118,7 +118,7 @@ def fresh(
         torch.from_numpy(reader.packed.dense[_spread(rows, _SCALE_ROWS)]),
         None if sample.history is None else sample.history.dense,
     )
-    model.set_prior(_base_rates(reader, filled[0], ranker.config))
+    model.set_prior(_base_rates(reader, filled, ranker.config))
     steps = sum(reader.num_steps(segment) for segment in segments)
     card = replace(card, warmup_steps=int(training.warmup_ratio * steps))
     return card, _learner(card, training, model)
@@ -245,14 +245,28 @@ def _spread(rows: np.ndarray, number: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(np.int64)]
 
 
-def _base_rates(reader: Reader, first: Segment, ranker: RankerConfig) -> torch.Tensor:
-    """Smoothed share of positives by the model's domain and task, over the first segment."""
-    rows, mask = reader.rows(first)
-    labels = reader.packed.labels[rows][:, reader.tasks]
-    domain = reader.domains[reader.packed.domain[rows].astype(np.int64)]
-    rates = []
-    for index in range(len(ranker.domains)):
-        own = mask & (domain == index)[:, None]
-        positives = np.where(own, labels, 0.0).sum(axis=0)
-        rates.append((positives + 1.0) / (own.sum(axis=0) + 10.0))
-    return torch.from_numpy(np.array(rates)).float()
+def _base_rates(reader: Reader, segments: Sequence[Segment], ranker: RankerConfig) -> torch.Tensor:
+    """Smoothed share of positives by the model's domain and task.
+
+    Each over the first segment that teaches the task: labels of a long window come days after the
+    first. Until then the task has no score, so nothing is told of those labels before.
+    """
+    num_tasks = len(reader.tasks)
+    rates = torch.full((len(ranker.domains), num_tasks), torch.nan)
+    for segment in segments:
+        rows, mask = reader.rows(segment)
+        labels = reader.packed.labels[rows][:, reader.tasks]
+        domain = reader.domains[reader.packed.domain[rows].astype(np.int64)]
+        taught = mask.any(axis=0) & rates.isnan().all(dim=0).numpy()
+        for index in range(len(ranker.domains)):
+            own = mask & (domain == index)[:, None]
+            positives = np.where(own, labels, 0.0).sum(axis=0)
+            found = torch.from_numpy((positives + 1.0) / (own.sum(axis=0) + 10.0)).float()
+            rates[index] = torch.where(torch.from_numpy(taught), found, rates[index])
+        if not rates.isnan().any():
+            break
+    return rates.nan_to_num(_UNTAUGHT_RATE)
+
+
+_UNTAUGHT_RATE = 0.1
+"""Base rate of a task that no label teaches, as one without rows would have."""
