@@ -288,6 +288,25 @@ def test_a_new_model_starts_at_the_base_rates_of_its_first_rows(config, reader):
             assert torch.sigmoid(heads.biases[-1][t]).item() == pytest.approx(rate, rel=1e-5)
 
 
+def test_a_task_starts_at_the_base_rate_of_the_labels_that_first_teach_it(
+    config, reader, monkeypatch
+):
+    whole = type(reader).rows
+
+    def late(self, segment):
+        rows, mask = whole(self, segment)
+        return rows, mask & np.array([True, segment != FIRST])
+
+    monkeypatch.setattr(type(reader), "rows", late)
+    _, learner = samples.teacher(config, reader, [FIRST, SECOND])
+    for t, segment in ((0, FIRST), (1, SECOND)):
+        rows, mask = reader.rows(segment)
+        for index, heads in enumerate(learner.bare.heads.domains):
+            at = mask[:, t] & (reader.packed.domain[rows] == index)
+            rate = (reader.packed.labels[rows][at, t].sum() + 1) / (at.sum() + 10)
+            assert torch.sigmoid(heads.biases[-1][t]).item() == pytest.approx(rate, rel=1e-5)
+
+
 def test_scales_are_fitted_on_at_most_so_many_rows(config, reader, monkeypatch):
     monkeypatch.setattr(trainee, "_SCALE_ROWS", 40)
     monkeypatch.setattr(trainee, "_SCALE_HISTORIES", 30)
