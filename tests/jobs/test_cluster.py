@@ -110,6 +110,7 @@ def digests(home, settings, resources):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_cluster_makes_the_same_tables_as_one_machine(cluster, tmp_path):
     write_log(tmp_path / "log")
     overrides = {"contract": str(CONTRACT), "log_uri": str(tmp_path / "log")}
