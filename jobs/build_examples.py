@@ -9,19 +9,38 @@ is in its features or its history; a missing day of features is an error, never 
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from jobs.build_features import TABLE as FEATURES
 from jobs.build_features import counted_events
 from jobs.command import JobSummary, main
 from jobs.config import RunConfig
+from jobs.days import arrival_days
+from jobs.spark.buckets import PACKED, num_buckets
 from jobs.spark.build import Build
-from jobs.spark.examples import example_rows, history_ends
-from jobs.spark.features import by_entity, counts_at_impressions, event_counts, today_counts
+from jobs.spark.counting import Counting
+from jobs.spark.examples import example_rows
+from jobs.spark.history_ends import (
+    SHOWN_COLUMNS,
+    TIMELINE_COLUMNS,
+    history_ends,
+    packed_shown,
+    packed_timelines,
+)
+from jobs.spark.impression_counts import (
+    before_columns,
+    counts_at_impressions,
+    packed_before,
+    packed_increments,
+    packed_queries,
+)
 from jobs.spark.session import spark_session
+from jobs.spark.tables import shuffle_partitions
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
 
@@ -54,32 +73,53 @@ def shown_impressions(tables: Build) -> DataFrame:
 
 def example_frame(tables: Build, shown: DataFrame) -> DataFrame:
     """The rows of the examples table for the touched days."""
-    config = tables.config
     days = tables.shown_days
-    features = config.contract.features
-    names = list(features.counts)
-    queries = by_entity(shown, features.entities, ["day", "event_ts", "impression_id"])
+    labels = tables.read("labels", days)
+    counts, ends = _counts(tables, shown), _history_ends(tables, days)
+    return example_rows(shown, labels, counts, ends, tables.contract)
+
+
+def _counts(tables: Build, shown: DataFrame) -> DataFrame:
+    counting = Counting.of(tables.contract.features)
+    partitions = shuffle_partitions(tables.spark)
+    buckets = num_buckets(partitions)
+    days = tables.shown_days
     day_before = [day - timedelta(days=1) for day in days]
     tables.require(FEATURES, day_before)
-    counts = counts_at_impressions(
-        today_counts(queries, counted_events(tables, days), names, features.recency),
-        tables.read(FEATURES, day_before),
-        features.entities,
-        names,
-        features.windows_days,
-        features.recency,
-    )
-    user = {"user": ["user_id"]}
-    events = event_counts(
-        tables.read("events", days), {"num": config.contract.timeline_event_types}
-    )
-    today = today_counts(
-        by_entity(shown, user, ["day", "event_ts", "impression_id"]),
-        by_entity(events, user, ["day", "known_ts", "num"]),
-        ["num"],
-    )
-    ends = history_ends(today, tables.read("timelines", days), config.timeline.num_events)
-    return example_rows(shown, tables.read("labels", days), counts, ends, config.contract)
+
+    def increments(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return packed_increments(batches, counting, buckets)
+
+    def queries(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return packed_queries(batches, counting, buckets)
+
+    def before(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return packed_before(batches, counting, buckets)
+
+    schema = ", ".join(f"{name} {kind}" for name, kind in PACKED.items())
+    asked = shown.select("impression_id", "day", "event_ts", *counting.key_columns)
+    packed = [
+        counted_events(tables, counting, days).mapInArrow(increments, schema),
+        asked.mapInArrow(queries, schema),
+        tables.map_columns(FEATURES, day_before, before_columns(counting), before, PACKED),
+    ]
+    return counts_at_impressions(packed, counting, buckets, partitions)
+
+
+def _history_ends(tables: Build, days: Sequence[date]) -> DataFrame:
+    partitions = shuffle_partitions(tables.spark)
+    buckets = num_buckets(partitions)
+
+    def pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return packed_timelines(batches, buckets)
+
+    def ask(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return packed_shown(batches, days, buckets)
+
+    timelines = tables.map_columns("timelines", days, TIMELINE_COLUMNS, pack, PACKED)
+    arrived = arrival_days(tables.config)
+    shown = tables.map_columns("impressions", arrived, SHOWN_COLUMNS, ask, PACKED)
+    return history_ends(timelines, shown, partitions)
 
 
 if __name__ == "__main__":

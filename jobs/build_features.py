@@ -11,20 +11,25 @@ the contract has now.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from jobs import delta
 from jobs.command import JobSummary, main
 from jobs.config import RunConfig, days_between
+from jobs.spark.buckets import PACKED, gathered, num_buckets
 from jobs.spark.build import Build
-from jobs.spark.features import by_entity, daily_counts, event_counts, rolled_up
+from jobs.spark.counting import Counting
+from jobs.spark.daily_counts import feature_batches, packed_days, packed_events, stored_columns
 from jobs.spark.session import spark_session
-from validation.tables import last_columns
+from jobs.spark.tables import shuffle_partitions
+from validation.tables import entity_features
 
 if TYPE_CHECKING:
     from datetime import date
 
+    import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
 TABLE = "entity_features"
@@ -39,25 +44,40 @@ def run(config: RunConfig) -> JobSummary:
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build features in a given session."""
     tables = Build(config, spark, TABLE)
-    rows = feature_frame(tables)
-    return tables.write(TABLE, rows, config.days, ["entity", "key"], "build_features")
+    counting = Counting.of(config.contract.features)
+    return tables.write_columns(
+        TABLE,
+        packed_counts(tables, counting),
+        feature_batches(config.days, counting),
+        entity_features(list(counting.counts), counting.windows_days, counting.recency),
+        config.days,
+        "build_features",
+    )
 
 
-def feature_frame(tables: Build) -> DataFrame:
-    """The rows of the entity_features table for the run's arrival days."""
+def packed_counts(tables: Build, counting: Counting) -> DataFrame:
+    """What the features of the run's arrival days are made of, ready for `feature_batches`."""
     config = tables.config
-    features = config.contract.features
-    counts, recency = list(features.counts), list(features.recency)
     first = config.plan.first_day
-    longest = timedelta(days=max(features.windows_days) - 1)
+    longest = timedelta(days=max(counting.windows_days) - 1)
     before = days_between(first - longest, first - timedelta(days=1))
-    columns = ["entity", "key", "day", *(f"{count}_1d" for count in counts)]
-    columns += last_columns(recency)
-    stored, lacking = _stored_days(config, before, columns)
-    partials = daily_counts(counted_events(tables, [*lacking, *config.days]), counts, recency)
-    if stored:
-        partials = partials.unionByName(tables.read(TABLE, stored).select(*columns))
-    return rolled_up(partials, counts, features.windows_days, config.days, recency)
+    columns = stored_columns(counting)
+    held, lacking = _stored_days(config, before, columns)
+    partitions = shuffle_partitions(tables.spark)
+    buckets = num_buckets(partitions)
+
+    def add_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return packed_events(batches, counting, buckets)
+
+    def pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return packed_days(batches, counting, buckets)
+
+    schema = ", ".join(f"{name} {kind}" for name, kind in PACKED.items())
+    events = counted_events(tables, counting, [*lacking, *config.days])
+    packed = events.mapInArrow(add_up, schema)
+    if held:
+        packed = packed.unionByName(tables.map_columns(TABLE, held, columns, pack, PACKED))
+    return gathered(packed, partitions)
 
 
 def _stored_days(
@@ -71,16 +91,16 @@ def _stored_days(
     return stored, [day for day in days if day in seen and day not in held]
 
 
-def counted_events(tables: Build, days: list[date]) -> DataFrame:
-    """Events of arrival days, once per entity, with a column per count."""
-    features = tables.contract.features
-    events = event_counts(tables.read("events", days), features.counts)
+def counted_events(tables: Build, counting: Counting, days: list[date]) -> DataFrame:
+    """Events of arrival days that some count counts, with the columns of every key."""
+    from pyspark.sql import functions as F
+
+    events = tables.read("events", days).where(F.col("event_type").isin(counting.event_types))
     events = events.withColumnRenamed("item_id", "ad_id")
-    needed = {column for key in features.entities.values() for column in key}
     for entity, on in (("user", "user_id"), ("ad", "ad_id")):
-        if needed & set(tables.contract.attribute_columns(entity)):
+        if {*counting.key_columns} & set(tables.contract.attribute_columns(entity)):
             events = tables.with_attributes(events, entity, on, "known_ts")
-    return by_entity(events, features.entities, ["day", "known_ts", *features.counts])
+    return events.select("day", "known_ts", "event_type", *counting.key_columns)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from jobs.command import JobSummary, main
 from jobs.config import RunConfig, Timeline, days_between
 from jobs.days import arrival_days, timeline_days
+from jobs.spark.buckets import PACKED, num_buckets
 from jobs.spark.build import Build
 from jobs.spark.histories import (
     HISTORY_COLUMNS,
@@ -27,11 +28,15 @@ from jobs.spark.histories import (
 )
 from jobs.spark.session import spark_session
 from jobs.spark.tables import shuffle_partitions
-from jobs.spark.timelines import PACKED, num_buckets, timeline_rows
+from jobs.spark.timelines import packed_histories, timeline_batches
+from validation.tables import TIMELINES
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
+
+# Nearly sorted moments: half the bytes, and most of a timeline's bytes are moments.
+DIFFERENCES = ("event_ts.list.element", "known_ts.list.element")
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -44,19 +49,19 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build timelines in a given session."""
     tables = Build(config, spark, "timelines")
     days = timeline_days(config)
-    return tables.write(
+    return tables.write_columns(
         "timelines",
-        timeline_frame(tables, days),
+        histories(tables, days),
+        timeline_batches(days, timeline_cut(config.timeline)),
+        TIMELINES,
         days,
-        ["user_id"],
         "build_timelines",
-        # Nearly sorted moments: half the bytes, and most of a timeline's bytes are moments.
-        differences=["event_ts.list.element", "known_ts.list.element"],
+        differences=DIFFERENCES,
     )
 
 
-def timeline_frame(tables: Build, days: Sequence[date]) -> DataFrame:
-    """The rows of the timelines table for some days, in order."""
+def histories(tables: Build, days: Sequence[date]) -> DataFrame:
+    """What the timelines of some days, in order, are made of."""
     config = tables.config
     cut = timeline_cut(config.timeline)
     types = config.contract.timeline_event_types
@@ -73,7 +78,7 @@ def timeline_frame(tables: Build, days: Sequence[date]) -> DataFrame:
     events = tables.map_columns("events", read, HISTORY_COLUMNS, pack, PACKED)
     arrived = arrival_days(config)
     requests = tables.map_columns("impressions", arrived, REQUEST_COLUMNS, request, PACKED)
-    return timeline_rows(events, requests, days, cut, partitions)
+    return packed_histories(events, requests, partitions)
 
 
 def timeline_cut(timeline: Timeline) -> Cut:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs import days, delta
 from jobs.command import JobSummary, log
@@ -13,8 +13,9 @@ from jobs.config import RunConfig
 from jobs.errors import ConfigError
 from jobs.feeds import AttributesFeed
 from jobs.ingest_log import attribute_table
-from jobs.spark.features import with_attributes
-from jobs.spark.tables import ColumnsFunction, map_columns, read_table, write_days
+from jobs.spark.attributes import with_attributes
+from jobs.spark.columns import ColumnsFunction, map_columns, write_columns
+from jobs.spark.tables import TableWrite, read_table, write_days
 from validation import tables
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Build:
         function: ColumnsFunction,
         result: tables.Columns,
     ) -> DataFrame:
-        """Apply a function to columns of a table: see `jobs.spark.tables`.
+        """Apply a function to columns of a table: see `jobs.spark.columns`.
 
         Args:
             table: Name.
@@ -126,30 +127,48 @@ class Build:
         return rows
 
     def write(
+        self, table: str, df: DataFrame, replaced: Sequence[date], order: Sequence[str], job: str
+    ) -> JobSummary:
+        """Replace days of a table; the summary names what was read and written."""
+        uri, expected = self.config.table(table), self.expected.get(table)
+        written = write_days(
+            df, uri, days=replaced, order=order, commit=self._commit(), expected=expected
+        )
+        return self._summary(table, written, job)
+
+    def write_columns(
         self,
         table: str,
-        df: DataFrame,
+        rows: DataFrame,
+        function: ColumnsFunction,
+        columns: tables.Columns,
         replaced: Sequence[date],
-        order: Sequence[str],
         job: str,
         differences: Sequence[str] = (),
     ) -> JobSummary:
-        """Replace days of a table; the summary names what was read and written."""
-        run = self.config.run
-        written = write_days(
-            df,
+        """Replace days of a table by what a function makes: see `jobs.spark.columns`."""
+        written = write_columns(
+            rows,
+            function,
+            columns,
             self.config.table(table),
             days=replaced,
-            order=order,
-            commit={
-                "run_id": run.run_id,
-                "config_hash": run.config_hash,
-                "code_hash": run.code_hash,
-                "inputs": self.inputs,
-            },
+            commit=self._commit(),
             expected=self.expected.get(table),
             differences=differences,
         )
+        return self._summary(table, written, job)
+
+    def _commit(self) -> dict[str, Any]:
+        run = self.config.run
+        return {
+            "run_id": run.run_id,
+            "config_hash": run.config_hash,
+            "code_hash": run.code_hash,
+            "inputs": self.inputs,
+        }
+
+    def _summary(self, table: str, written: TableWrite, job: str) -> JobSummary:
         rows = sum(written.rows.values())
         log.info(
             "%s: %d rows, %d of %d days changed",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobs.contract import BASE_FEATURE_COLUMNS, LogContract
-from jobs.spark.histories import DAY_FACTOR
 from validation import tables
 
 if TYPE_CHECKING:
@@ -71,23 +70,3 @@ def count_feature_names(contract: LogContract) -> list[str]:
         for entity in features.entities
         for name in tables.count_columns(list(features.counts), features.windows_days)
     ]
-
-
-def history_ends(today: DataFrame, timelines: DataFrame, num_events: int) -> DataFrame:
-    """Length of the prefix of its timeline that was known strictly before each impression.
-
-    Args:
-        today: As `today_counts` returns them, of the user alone, with the count `num`.
-        timelines: `user_id`, `day`, `num_prior`.
-        num_events: N.
-    """
-    from pyspark.sql import functions as F
-
-    so_far = today.select("impression_id", F.col("key").alias("user_id"), "day", "num_today")
-    joined = so_far.join(
-        timelines.select("user_id", "day", "num_prior"), on=["user_id", "day"], how="inner"
-    )
-    new = F.least(F.col("num_today"), F.lit(DAY_FACTOR * num_events))
-    return joined.select(
-        "impression_id", (F.col("num_prior") + new).cast("int").alias("history_end")
-    )

@@ -9,7 +9,6 @@ out what no timeline can hold. The second takes whole buckets, sorts them once, 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.spark.buckets import chunks, scattered
 from validation import tables
 
 DAY_FACTOR = 4
@@ -33,7 +33,6 @@ REQUEST_COLUMNS = ("user_id", "event_day")
 _TEXTS = ("user_id", "event_type", "surface", "item_id")
 """Columns with far fewer values than rows."""
 _MOMENT = pa.timestamp("us", "UTC")
-_ROWS_PER_CHUNK = 500_000
 _ROWS_PER_BATCH = 2_000
 _EVENTS_PER_BATCH = 1_000_000
 
@@ -72,14 +71,14 @@ def packed_events(
     Yields:
         `bucket` and `packed`: rows as an Arrow stream, `num_left_out` beside them.
     """
-    for chunk in _chunks(batches):
+    for chunk in chunks(batches):
         rows = chunk.filter(pc.is_in(chunk.column("event_type"), pa.array(event_types)))
         if rows.num_rows:
             texts = {name: rows.column(name).dictionary_encode() for name in _TEXTS}
             columns = [texts.get(name, rows.column(name)) for name in HISTORY_COLUMNS]
             rows = pa.table(columns, names=list(HISTORY_COLUMNS))
             rows = rows.unify_dictionaries().combine_chunks()
-            yield from _scattered(_without_surplus(rows, days, cut), num_buckets)
+            yield from scattered(_without_surplus(rows, days, cut), num_buckets)
 
 
 def packed_requests(
@@ -92,48 +91,13 @@ def packed_requests(
         days: Days whose timelines will be built.
         num_buckets: Buckets over which users are spread.
     """
-    for chunk in _chunks(batches):
+    for chunk in chunks(batches):
         rows = chunk.filter(pc.is_in(chunk.column("event_day"), pa.array(days, pa.date32())))
         if rows.num_rows:
             rows = rows.group_by(list(REQUEST_COLUMNS)).aggregate([])
             users = rows.column("user_id").dictionary_encode()
             rows = pa.table({"user_id": users, "day": rows.column("event_day")})
-            yield from _scattered(rows.unify_dictionaries().combine_chunks(), num_buckets)
-
-
-def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    held: list[pa.RecordBatch] = []
-    num_rows = 0
-    for batch in batches:
-        held.append(batch)
-        num_rows += batch.num_rows
-        if num_rows >= _ROWS_PER_CHUNK:
-            yield pa.Table.from_batches(held)
-            held, num_rows = [], 0
-    if num_rows:
-        yield pa.Table.from_batches(held)
-
-
-def _scattered(rows: pa.Table, num_buckets: int) -> Iterator[pa.RecordBatch]:
-    users = rows.column("user_id").combine_chunks()
-    of_user = [zlib.crc32(user.encode()) % num_buckets for user in users.dictionary.to_pylist()]
-    bucket = np.array(of_user, np.int32)[users.indices.to_numpy()]
-    # Small numbers are sorted in linear time.
-    order = np.argsort(bucket.astype(np.uint16), kind="stable")
-    ends = np.cumsum(np.bincount(bucket, minlength=num_buckets))
-    rows = rows.take(pa.array(order))
-    found, packed = [], []
-    for number, (start, end) in enumerate(zip(ends - np.diff(ends, prepend=0), ends, strict=True)):
-        if end > start:
-            sink = pa.BufferOutputStream()
-            part = rows.slice(start, end - start)
-            with pa.ipc.new_stream(sink, part.schema) as stream:
-                stream.write_table(part)
-            found.append(number)
-            packed.append(sink.getvalue().to_pybytes())
-    yield pa.RecordBatch.from_arrays(
-        [pa.array(found, pa.int32()), pa.array(packed, pa.binary())], names=["bucket", "packed"]
-    )
+            yield from scattered(rows.unify_dictionaries().combine_chunks(), num_buckets)
 
 
 def _without_surplus(rows: pa.Table, days: Sequence[date], cut: Cut) -> pa.Table:
@@ -144,7 +108,7 @@ def _without_surplus(rows: pa.Table, days: Sequence[date], cut: Cut) -> pa.Table
     sampled, the N of most worth as well: of the days that every timeline still remembers together,
     of the others one by one.
     """
-    num_events, first, last = cut.num_events, _number(days[0]), _number(days[-1])
+    num_events, first, last = cut.num_events, number_of(days[0]), number_of(days[-1])
     num_left_out = np.zeros(rows.num_rows, np.int32)
     user = rows.column("user_id").chunk(0).indices.to_numpy()
     is_busy = (np.bincount(user) > num_events)[user]
@@ -154,7 +118,7 @@ def _without_surplus(rows: pa.Table, days: Sequence[date], cut: Cut) -> pa.Table
         some = rows.take(pa.array(busy))
         order = known_order(some, user[busy])
         user = user[busy][order]
-        day = _day_numbers(some.column("day"))[order]
+        day = day_numbers(some.column("day"))[order]
         is_alone = (day >= first) | (day < last - cut.lookback_days)
         start, end = _runs(user_day(user, np.where(is_alone, day, first - 1)))
         from_start = np.arange(len(order)) - np.repeat(start, end - start)
@@ -172,48 +136,36 @@ def _without_surplus(rows: pa.Table, days: Sequence[date], cut: Cut) -> pa.Table
     return rows if len(kept) == rows.num_rows else rows.take(pa.array(kept))
 
 
-def by_bucket(
-    batches: Iterable[pa.RecordBatch], days: Sequence[date], cut: Cut
+def bucket_timelines(
+    parts: Sequence[pa.Table], days: Sequence[date], cut: Cut
 ) -> Iterator[pa.RecordBatch]:
-    """Timelines of bucket after bucket.
+    """Timelines of the users of one bucket.
 
     Args:
-        batches: As `packed_events` and `packed_requests` yield them, sorted by `bucket`.
+        parts: What `packed_events` and `packed_requests` have packed of it.
         days: Days to produce, in order.
         cut: What is kept.
 
     Yields:
         The timelines table's columns, a bounded number of rows and events at a time.
     """
-    held: list[pa.Table] = []
-    current = None
-    for batch in batches:
-        numbers = batch.column("bucket").to_pylist()
-        for number, packed in zip(numbers, batch.column("packed"), strict=True):
-            if number != current and held:
-                yield from _bucket_timelines(held, days, cut)
-                held = []
-            current = number
-            held.append(pa.ipc.open_stream(packed.as_buffer()).read_all())
-    if held:
-        yield from _bucket_timelines(held, days, cut)
-
-
-def _bucket_timelines(
-    parts: Sequence[pa.Table], days: Sequence[date], cut: Cut
-) -> Iterator[pa.RecordBatch]:
     events = [part for part in parts if "event_id" in part.column_names]
     requests = [part for part in parts if "event_id" not in part.column_names]
     held = pa.concat_tables(events or [_EVENTS.empty_table()]).unify_dictionaries()
     asked = pa.concat_tables([r.select(["user_id", "day"]) for r in (held, *requests)])
     users = asked.column("user_id").unify_dictionaries()
-    user = np.concatenate([chunk.indices.to_numpy() for chunk in users.chunks])
-    day = _day_numbers(asked.column("day"))
+    names = users.chunk(0).dictionary
+    order = pc.sort_indices(names)
+    names = names.take(order)
+    place = np.empty(len(names), np.int32)
+    place[order.to_numpy()] = np.arange(len(names))
+    user = place[np.concatenate([chunk.indices.to_numpy() for chunk in users.chunks])]
+    day = day_numbers(asked.column("day"))
     # A request is of one of the days; an event asks for its own only if that is one.
-    is_wanted = np.isin(day, [_number(day) for day in days])
+    is_wanted = np.isin(day, [number_of(day) for day in days])
     wanted = np.unique(user_day(user, day)[is_wanted])
     events_user = user[: held.num_rows]
-    yield from timelines(held.combine_chunks(), events_user, users.chunk(0).dictionary, wanted, cut)
+    yield from timelines(held.combine_chunks(), events_user, names, wanted, cut)
 
 
 def timelines(
@@ -233,7 +185,7 @@ def timelines(
     """
     who, day = wanted >> 32, (wanted & 0xFFFFFFFF).astype(np.int32)
     order = known_order(events, user)
-    of_event = user_day(user, _day_numbers(events.column("day")))[order]
+    of_event = user_day(user, day_numbers(events.column("day")))[order]
     # A user's events become known day after day, so that what is sorted by time is by day too.
     first = np.searchsorted(of_event, user_day(who, day - cut.lookback_days))
     begin, end = (np.searchsorted(of_event, wanted, side) for side in ("left", "right"))
@@ -279,7 +231,7 @@ def timelines(
 
 def known_order(events: pa.Table, user: np.ndarray) -> np.ndarray:
     """Places of events by user, `known_ts`, `event_ts` and `event_id`."""
-    known, happened = (_micros(events.column(name)) for name in ("known_ts", "event_ts"))
+    known, happened = (micros(events.column(name)) for name in ("known_ts", "event_ts"))
     since = known - (known.min() if len(known) else 0)
     bits = int(since.max(initial=0)).bit_length()
     if bits + int(user.max(initial=0)).bit_length() < 63:
@@ -336,15 +288,18 @@ def _runs(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([[0], change]), np.concatenate([change, [len(groups)]])
 
 
-def _number(day: date) -> int:
+def number_of(day: date) -> int:
+    """Days since 1970."""
     return day.toordinal() - _EPOCH
 
 
-def _day_numbers(column: pa.ChunkedArray) -> np.ndarray:
+def day_numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """Days since 1970."""
     return column.cast(pa.int32()).to_numpy()
 
 
-def _micros(column: pa.ChunkedArray) -> np.ndarray:
+def micros(column: pa.ChunkedArray) -> np.ndarray:
+    """Microseconds since 1970 UTC."""
     return column.cast(_MOMENT).cast(pa.int64()).to_numpy()
 
 

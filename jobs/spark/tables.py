@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,13 +13,11 @@ import pyarrow as pa
 
 from jobs import delta
 from jobs.errors import ConfigError
-from jobs.parquet_files import files_dataset
 
 if TYPE_CHECKING:
+    from deltalake import DeltaTable
     from pyspark.sql import Column, DataFrame, SparkSession
-
-ColumnsFunction = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-"""What a worker does with batches of a table's columns."""
+    from pyspark.sql.types import StructType
 
 
 @dataclass(frozen=True)
@@ -69,45 +67,6 @@ def read_table(
     )
 
 
-def map_columns(
-    spark: SparkSession,
-    uri: str,
-    days: Sequence[date],
-    columns: Sequence[str],
-    function: ColumnsFunction,
-    result: Mapping[str, str],
-    version: int | None = None,
-) -> DataFrame:
-    """Apply a function to columns of a table that the workers themselves read.
-
-    Spark's own way from Parquet to Python takes every value through a row: several times what
-    reading costs.
-
-    Args:
-        spark: Session.
-        uri: Table.
-        days: Days to read. Days that the table lacks yield no rows.
-        columns: Columns to read.
-        function: From batches of them to batches of `result`; called once per task.
-        result: Columns of the result with their types.
-        version: Version; the newest if None.
-    """
-    table = delta.open_table(uri, version)
-    files = [] if table is None else delta.day_files(table, days)
-    schema = None if table is None else pa.schema(table.schema())
-    names = list(columns)
-
-    def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        paths = [path for batch in batches for path in batch.column("path").to_pylist()]
-        if paths:
-            found = files_dataset(paths, schema, f"{uri}/data")
-            yield from function(found.to_batches(columns=names, use_threads=False))
-
-    parts = max(1, min(len(files), shuffle_partitions(spark)))
-    listed = spark.createDataFrame([(path,) for path in files], "path string").repartition(parts)
-    return listed.mapInArrow(read, ", ".join(f"`{n}` {kind}" for n, kind in result.items()))
-
-
 def shuffle_partitions(spark: SparkSession) -> int:
     """Partitions of a shuffle, as the session is set."""
     return int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
@@ -122,7 +81,6 @@ def write_days(
     commit: dict[str, Any],
     files_per_day: int = 1,
     expected: Mapping[str | None, Collection[str]] | None = None,
-    differences: Sequence[str] = (),
 ) -> TableWrite:
     """Replace days of a table, each in one commit; days that already hold these rows are left.
 
@@ -138,8 +96,6 @@ def write_days(
         files_per_day: Files that a day's rows are spread over, by hash of the first of `order`.
         expected: The files by day as they were before the first of the inputs was read; as they
             are now if left out. With them, rows made from older inputs never replace newer ones.
-        differences: Parquet columns of numbers or moments whose neighbours are close: stored as
-            differences (`DELTA_BINARY_PACKED`), which every reader of Parquet undoes.
 
     Returns:
         Rows and digest of every day, and which of them changed.
@@ -148,44 +104,65 @@ def write_days(
         StaleSnapshot: Another writer replaced one of the days meanwhile.
     """
     from pyspark.sql import functions as F
-    from pyspark.sql.pandas.types import to_arrow_schema
 
-    spark = df.sparkSession
     before = delta.open_table(uri)
-    if expected is None:
-        expected = delta.paths_by_day(before)
     folder = write_folder(uri, commit["run_id"])
     keys = (
         [F.col("day")]
         if files_per_day == 1
         else [F.col("day"), F.pmod(F.xxhash64(order[0]), F.lit(files_per_day))]
     )
-    encoding = {f"parquet.enable.dictionary#{column}": "false" for column in differences}
     (
         df.repartition(*keys)
         .sortWithinPartitions("day", *order)
         .write.mode("append")
         .partitionBy("day")
         .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
-        .option("parquet.writer.version", "v2" if differences else "v1")
-        .options(**encoding)
         .parquet(str(folder))
     )
     files = files_by_day(folder, Path(uri))
+    return replace_days(
+        df.sparkSession, uri, df.schema, folder, files, days, commit, before, expected
+    )
+
+
+def replace_days(
+    spark: SparkSession,
+    uri: str,
+    schema: StructType,
+    folder: Path,
+    files: Mapping[date, list[str]],
+    days: Sequence[date],
+    commit: dict[str, Any],
+    before: DeltaTable | None,
+    expected: Mapping[str | None, Collection[str]] | None,
+) -> TableWrite:
+    """Make files the content of their days, each in one commit, where their rows are new.
+
+    Args:
+        spark: Session.
+        uri: Table; made if absent.
+        schema: Columns of the table, `day` included.
+        folder: Where the files lie.
+        files: Their paths by day, relative to the table.
+        days: Days that may be replaced.
+        commit: As `write_days` takes it.
+        before: The table before the files were written.
+        expected: As `write_days` takes it.
+    """
+    from pyspark.sql.pandas.types import to_arrow_schema
+
     assert set(files) <= set(days), (
         f"{uri}: rows of {sorted(set(files) - set(days))} outside {days}"
     )
-    columns = df.columns
-    written = (
-        spark.read.schema(df.schema)
-        .option("basePath", str(folder))
-        .parquet(str(folder))
-        .select(*columns)
-        if files
-        else None
-    )
-    digests = {} if written is None else digest_by_day(written)
-    schema = to_arrow_schema(df.schema, timezone="UTC")
+    if expected is None:
+        expected = delta.paths_by_day(before)
+    digests = {}
+    if files:
+        paths = [f"{uri}/{path}" for written in files.values() for path in written]
+        written = spark.read.schema(schema).option("basePath", str(folder)).parquet(*paths)
+        digests = digest_by_day(written.select(*schema.fieldNames()))
+    columns = to_arrow_schema(schema, timezone="UTC")
     held = delta.live_commits(before)
     changed: list[date] = []
     for day in sorted(files):
@@ -196,7 +173,7 @@ def write_days(
         record = delta.PartitionCommit(
             day=day.isoformat(), digest=digest, rows=rows, files=files[day], **commit
         )
-        delta.replace_day(uri, schema, record, expected.get(day.isoformat(), ()))
+        delta.replace_day(uri, columns, record, expected.get(day.isoformat(), ()))
         changed.append(day)
     if not changed:
         shutil.rmtree(folder)

@@ -17,49 +17,40 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from jobs.spark.histories import Cut, by_bucket
-from validation import tables
+from jobs.spark.buckets import each_bucket, gathered
+from jobs.spark.columns import ColumnsFunction
+from jobs.spark.histories import Cut, bucket_timelines
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-PACKED = {"bucket": "int", "packed": "binary"}
-"""Columns of packed rows."""
-_BUCKETS_PER_PARTITION = 4
 
-
-def num_buckets(num_partitions: int) -> int:
-    """Buckets of users: several per task, so that a task holds a part of its rows at a time."""
-    return num_partitions * _BUCKETS_PER_PARTITION
-
-
-def timeline_rows(
-    events: DataFrame, requests: DataFrame, days: Sequence[date], cut: Cut, num_partitions: int
-) -> DataFrame:
-    """Timelines of every user with an impression or a new event on a day.
+def packed_histories(events: DataFrame, requests: DataFrame, num_partitions: int) -> DataFrame:
+    """Events and requests with every user's together, ready for `timeline_batches`.
 
     Args:
         events: As `packed_events` packs them: of the days and of the days before, as far as
             histories reach.
         requests: As `packed_requests` packs users and days of impressions.
+        num_partitions: Partitions of the shuffle; any number makes the same rows.
+    """
+    return gathered(events.unionByName(requests), num_partitions)
+
+
+def timeline_batches(days: Sequence[date], cut: Cut) -> ColumnsFunction:
+    """What makes timelines of packed histories: of every user with an impression or a new event.
+
+    Args:
         days: Days to produce.
         cut: What of a history is kept.
-        num_partitions: Partitions of the shuffle; any number makes the same rows.
 
     Returns:
-        The timelines table's columns.
+        A function to the timelines table's columns.
     """
     wanted = sorted(days)
 
     def build(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return by_bucket(batches, wanted, cut)
+        return each_bucket(batches, lambda parts: bucket_timelines(parts, wanted, cut))
 
-    schema = ", ".join(f"{name} {kind}" for name, kind in tables.TIMELINES.items())
-    return (
-        events.unionByName(requests)
-        .repartition(num_partitions, "bucket")
-        .sortWithinPartitions("bucket")
-        .mapInArrow(build, schema)
-        .select(*tables.TIMELINES)
-    )
+    return build

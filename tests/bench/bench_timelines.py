@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow import dataset
 from pyspark.sql import SparkSession
 
 from jobs.config import Resources
@@ -87,7 +87,7 @@ def _arms(spark: SparkSession, home: Path, log: EventLog, cut: Cut, num_rounds: 
         harness.report("timelines.ratio", goal=goal, **harness.compared(timings, "spark", other))
     peak = harness.peak_bytes(arms["spark"])
     harness.report("timelines.memory", goal_gib=6, peak_gib=round(peak / 2**30, 2))
-    stored = pq.read_table(work.out / "spark_timelines")
+    stored = _rows(work.out / "spark_timelines")
     harness.report("timelines.bytes", goal=1.2, **stored_ratio(stored, log.days[-1]))
 
 
@@ -138,10 +138,15 @@ def _histories(home: Path, log: EventLog, cut: Cut) -> Histories:
 def _digest(work: Histories, arm: str) -> str:
     parts = []
     for name, order in (("timelines", ["user_id", "day"]), ("ends", ["impression_id"])):
-        rows = pq.read_table(work.out / f"{arm}_{name}")
+        rows = _rows(work.out / f"{arm}_{name}")
         rows = rows.select(sorted(rows.column_names)).cast(_plain(rows.schema))
         parts.append(harness.digest(rows, order))
     return "-".join(parts)
+
+
+def _rows(path: Path) -> pa.Table:
+    days = dataset.partitioning(pa.schema([("day", pa.date32())]), flavor="hive")
+    return dataset.dataset(path, partitioning=days).to_table()
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

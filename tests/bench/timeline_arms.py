@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,9 +16,10 @@ import pyarrow.parquet as pq
 from pyarrow import dataset
 from pyspark.sql import SparkSession
 
+from jobs.build_timelines import DIFFERENCES
 from jobs.config import days_between
-from jobs.spark.examples import history_ends
-from jobs.spark.features import by_entity, event_counts, today_counts
+from jobs.spark.buckets import PACKED, num_buckets
+from jobs.spark.columns import ColumnsFunction, map_columns, map_files, write_files
 from jobs.spark.histories import (
     DAY_FACTOR,
     HISTORY_COLUMNS,
@@ -26,10 +29,25 @@ from jobs.spark.histories import (
     packed_events,
     packed_requests,
 )
-from jobs.spark.tables import map_columns, read_table, shuffle_partitions
-from jobs.spark.timelines import PACKED, num_buckets, timeline_rows
+from jobs.spark.history_ends import (
+    SHOWN_COLUMNS,
+    TIMELINE_COLUMNS,
+    history_ends,
+    packed_shown,
+    packed_timelines,
+)
+from jobs.spark.tables import shuffle_partitions
+from jobs.spark.timelines import packed_histories, timeline_batches
 from validation import tables
 
+_TIMELINES = pa.schema(
+    {
+        "user_id": pa.string(),
+        "num_prior": pa.int32(),
+        "known_ts": pa.list_(pa.timestamp("us", "UTC")),
+        "day": pa.date32(),
+    }
+)
 _TYPES = ["impression", "view", "click", "like", "conversion"]
 
 
@@ -46,38 +64,50 @@ class Histories:
 
 def spark_arm(spark: SparkSession, work: Histories) -> None:
     """As `jobs.build_timelines` and `jobs.build_examples` make them."""
-    days, cut = list(work.days), work.cut
+    days, cut, stored = list(work.days), work.cut, work.out / "spark_timelines"
     partitions = shuffle_partitions(spark)
     buckets = num_buckets(partitions)
-    packed = map_columns(
-        spark,
-        str(work.events),
+
+    def read(table: Path, days: list[date], columns: Sequence[str], pack: ColumnsFunction):
+        return map_columns(spark, str(table), days, columns, pack, PACKED)
+
+    packed = read(
+        work.events,
         days_between(days[0] - timedelta(days=cut.lookback_days), days[-1]),
         HISTORY_COLUMNS,
         lambda batches: packed_events(batches, days, cut, _TYPES, buckets),
-        PACKED,
     )
-    asked = map_columns(
-        spark,
-        str(work.impressions),
+    asked = read(
+        work.impressions,
         days,
         REQUEST_COLUMNS,
         lambda batches: packed_requests(batches, days, buckets),
+    )
+    shutil.rmtree(stored, ignore_errors=True)
+    files = write_files(
+        packed_histories(packed, asked, partitions),
+        timeline_batches(days, cut),
+        tables.TIMELINES,
+        stored,
+        DIFFERENCES,
+    )
+    timelines = map_files(
+        spark,
+        [str(path) for paths in files.values() for path in paths],
+        _TIMELINES,
+        str(stored),
+        TIMELINE_COLUMNS,
+        lambda batches: packed_timelines(batches, buckets),
         PACKED,
     )
-    _write(timeline_rows(packed, asked, days, cut, partitions), work.out / "spark_timelines")
-    events = read_table(spark, str(work.events), days)
-    shown = read_table(spark, str(work.impressions), days)
-    user = {"user": ["user_id"]}
-    queries = by_entity(shown, user, ["day", "event_ts", "impression_id"])
-    counted = event_counts(events, {"num": _TYPES})
-    today = today_counts(queries, by_entity(counted, user, ["day", "known_ts", "num"]), ["num"])
-    stored = spark.read.parquet(str(work.out / "spark_timelines"))
-    _write(history_ends(today, stored, cut.num_events), work.out / "spark_ends")
-
-
-def _write(df, path: Path) -> None:
-    df.write.mode("overwrite").parquet(str(path))
+    shown = read(
+        work.impressions,
+        days,
+        SHOWN_COLUMNS,
+        lambda batches: packed_shown(batches, days, buckets),
+    )
+    ends = history_ends(timelines, shown, partitions)
+    ends.write.mode("overwrite").parquet(str(work.out / "spark_ends"))
 
 
 def duckdb_arm(work: Histories) -> None:

@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 
 from jobs import delta
-from jobs.build_features import feature_frame
+from jobs.build_features import packed_counts
 from jobs.config import days_between
 from jobs.spark.build import Build
+from jobs.spark.counting import Counting
 from tests.jobs.samples import COMMIT, contract, recipe, run_config
 from validation.tables import EVENTS, entity_features
 
@@ -46,6 +47,10 @@ class RecordingBuild(Build):
         self.reads.append((table, list(wanted or [])))
         return super().read(table, wanted, empty)
 
+    def map_columns(self, table, wanted, columns, function, result):
+        self.reads.append((table, list(wanted)))
+        return super().map_columns(table, wanted, columns, function, result)
+
 
 @pytest.fixture
 def home(tmp_path):
@@ -65,7 +70,7 @@ def reads(spark, home, settings):
     """What an increment of the last day reads."""
     config = run_config(home, settings, DAYS[-1], first=DAYS[-1])
     tables = RecordingBuild(config, spark)
-    feature_frame(tables)
+    packed_counts(tables, Counting.of(config.contract.features))
     return tables.reads
 
 

@@ -1,10 +1,10 @@
-"""An example joins what is known of an impression; its history is a prefix of a timeline."""
+"""An example joins what is known of an impression."""
 
 from datetime import date
 
-from jobs.spark.examples import example_columns, example_rows, history_ends
+from jobs.spark.examples import example_columns, example_rows
 from tests.jobs.samples import contract
-from tests.jobs.spark.frames import by, frame, listed, utc
+from tests.jobs.spark.frames import frame, listed, utc
 
 DAY = date(2024, 3, 5)
 LOG = contract(
@@ -12,25 +12,6 @@ LOG = contract(
     features__windows_days=[1],
     features__recency={"click": ["user", "ad"]},
 )
-
-
-def test_a_history_ends_where_the_day_so_far_does_but_within_its_timeline(spark):
-    today = frame(
-        spark,
-        "impression_id string, key string, day date, num_today bigint",
-        ("a", "u", DAY, 3),
-        ("b", "u", DAY, 9),
-        ("c", "v", DAY, 0),
-    )
-    timelines = frame(
-        spark,
-        "user_id string, day date, num_prior int",
-        ("u", DAY, 2),
-        ("v", DAY, 0),
-        ("u", date(2024, 3, 4), 1),
-    )
-    ends = history_ends(today, timelines, num_events=2)
-    assert by(ends, "impression_id", "history_end") == {"a": 5, "b": 10, "c": 0}
 
 
 def test_an_example_has_everything_that_is_known_of_its_impression(spark):

@@ -19,18 +19,21 @@ from pyspark.sql import functions as F
 
 from jobs.build_examples import example_frame, shown_impressions
 from jobs.build_features import TABLE as FEATURES
-from jobs.build_features import feature_frame
+from jobs.build_features import packed_counts
 from jobs.build_labels import label_frame
-from jobs.build_timelines import timeline_frame
+from jobs.build_timelines import histories, timeline_cut
 from jobs.config import Timeline, Windows, day_start, days_between
 from jobs.spark import ingest
 from jobs.spark.build import Build
+from jobs.spark.counting import Counting
+from jobs.spark.daily_counts import feature_batches
 from jobs.spark.examples import count_feature_names
+from jobs.spark.timelines import timeline_batches
 from tests.jobs.samples import contract, hold, recipe, run_config
 from tests.jobs.spark.frames import micros
 from tests.jobs.spark.test_ingest import raw
 from tests.reference import point_in_time as slow
-from validation.tables import recency_columns
+from validation.tables import TIMELINES, entity_features, recency_columns
 
 MICROS_A_DAY = 86_400_000_000
 NUM_DAYS = 4
@@ -168,8 +171,11 @@ class MemoryBuild(Build):
         return rows if wanted is None else rows.where(F.col("day").isin(list(wanted)))
 
     def map_columns(self, table, wanted, columns, function, result):
-        schema = ", ".join(f"{name} {kind}" for name, kind in result.items())
-        return self.read(table, wanted).select(*columns).mapInArrow(function, schema)
+        return self.read(table, wanted).select(*columns).mapInArrow(function, ddl(result))
+
+
+def ddl(columns) -> str:
+    return ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
 
 
 def settings_of(knobs: Knobs):
@@ -253,8 +259,16 @@ def built(spark, log: slow.Log, config, repaired) -> MemoryBuild:
         frames[f"attributes_{name}"] = ingest.attributes(judged, feed)
     tables = MemoryBuild(config, spark, frames)
     tables.frames["labels"] = label_frame(tables, repaired)
-    tables.frames[FEATURES] = feature_frame(tables)
-    tables.frames["timelines"] = timeline_frame(tables, config.days).persist()
+    counting = Counting.of(config.contract.features)
+    tables.frames[FEATURES] = packed_counts(tables, counting).mapInArrow(
+        feature_batches(config.days, counting),
+        ddl(entity_features(list(counting.counts), counting.windows_days, counting.recency)),
+    )
+    tables.frames["timelines"] = (
+        histories(tables, config.days)
+        .mapInArrow(timeline_batches(config.days, timeline_cut(config.timeline)), ddl(TIMELINES))
+        .persist()
+    )
     return tables
 
 

@@ -3,18 +3,14 @@
 from datetime import date
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from pyspark.sql import functions as F
 
 from jobs import delta
 from jobs.delta import StaleSnapshot
 from jobs.errors import ConfigError
 from jobs.spark import tables
-from jobs.spark.tables import digest_by_day, map_columns, read_table, write_days
+from jobs.spark.tables import digest_by_day, read_table, write_days
 from tests.jobs.samples import COMMIT
 from tests.jobs.spark.frames import by, frame, listed, utc
 
@@ -63,17 +59,6 @@ def test_both_readers_read_the_same(spark, rows, uri):
     with_arrow = delta.read_days(uri, [ONE]).to_pylist()
     assert sorted(with_spark, key=str) == sorted(with_arrow, key=str)
     assert len(with_arrow) == 3
-
-
-def test_moments_stored_as_differences_are_read_as_they_were(spark, rows, uri):
-    write(rows, uri, differences=["at"])
-    (path,) = delta.day_files(DeltaTable(uri), [ONE])
-    columns = pq.read_metadata(path).row_group(0)
-    encodings = {columns.column(n).path_in_schema: columns.column(n).encodings for n in range(4)}
-    assert "DELTA_BINARY_PACKED" in encodings["at"]
-    expected = sorted(rows.where(F.col("day") == ONE).toArrow().to_pylist(), key=str)
-    for found in (read_table(spark, uri, [ONE]).toArrow(), delta.read_days(uri, [ONE])):
-        assert sorted(found.to_pylist(), key=str) == expected
 
 
 def test_writing_twice_changes_nothing_and_leaves_nothing(rows, uri):
@@ -149,23 +134,6 @@ def test_a_writer_that_began_earlier_cannot_undo_a_later_one(spark, rows, uri, m
     with pytest.raises(StaleSnapshot, match="features: another writer replaced 2024-03-01"):
         write(frame(spark, SCHEMA, *ROWS[:2]), uri)
     assert by(read_table(spark, uri, [ONE]), "key", "value") == {"a": 1.5}
-
-
-def test_workers_read_the_columns_of_days_themselves(spark, rows, uri):
-    write(rows, uri)
-
-    def longer(batches):
-        for batch in batches:
-            names = pc.binary_join_element_wise(batch["key"], "x", "-")
-            yield pa.RecordBatch.from_pydict({"name": names, "day": batch["day"]})
-
-    def found(days):
-        result = {"name": "string", "day": "date"}
-        df = map_columns(spark, uri, days, ["key", "day"], longer, result)
-        return sorted(tuple(row.values()) for row in df.toArrow().to_pylist())
-
-    assert found([ONE, THREE]) == [("a-x", ONE), ("b-x", ONE), ("c-x", ONE)]
-    assert found([THREE]) == []
 
 
 def test_a_pinned_version_is_read_as_it_was(spark, rows, uri):

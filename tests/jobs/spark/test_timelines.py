@@ -6,16 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.spark.buckets import PACKED, num_buckets
 from jobs.spark.histories import (
     HISTORY_COLUMNS,
     REQUEST_COLUMNS,
     Cut,
-    by_bucket,
     packed_events,
     packed_requests,
 )
 from jobs.spark.tables import digest_by_day
-from jobs.spark.timelines import PACKED, num_buckets, timeline_rows
+from jobs.spark.timelines import packed_histories, timeline_batches
 from tests.jobs.spark.frames import by, frame, utc
 from validation import tables
 
@@ -69,7 +69,7 @@ def cut(rows, num_events=2, lookback_days=9, sizes=(), num_buckets=1, recent=Non
         low += size
     assert low == events.num_rows
     shuffled = pa.Table.from_batches(packed).sort_by("bucket")
-    table = pa.Table.from_batches(by_bucket(shuffled.to_batches(), days, kept))
+    table = pa.Table.from_batches(timeline_batches(days, kept)(shuffled.to_batches()))
     return {
         (row["user_id"], (row["day"] - DAY).days): (
             "".join(row["item_id"]),
@@ -90,7 +90,9 @@ def shuffled_rows(events, shown, kept, partitions=2):
     asked = shown.select(*REQUEST_COLUMNS).mapInArrow(
         lambda batches: packed_requests(batches, [DAY], buckets), schema
     )
-    return timeline_rows(packed, asked, [DAY], kept, partitions)
+    schema = ", ".join(f"{name} {kind}" for name, kind in tables.TIMELINES.items())
+    build = timeline_batches([DAY], kept)
+    return packed_histories(packed, asked, partitions).mapInArrow(build, schema)
 
 
 def test_a_timeline_holds_the_latest_before_the_day_and_the_first_of_the_day():
@@ -199,7 +201,7 @@ def test_a_user_with_a_million_events_is_no_larger_in_the_shuffle_than_a_timelin
     assert [table.num_rows for table in tables] == [3, 2 * (12 + 3)]
     asked = pa.RecordBatch.from_pydict({"user_id": ["busy"] * 2, "event_day": days})
     packed += packed_requests([asked], days, 1)
-    (found,) = by_bucket(packed, days, Cut(3, 9))
+    (found,) = timeline_batches(days, Cut(3, 9))(packed)
     assert found["num_prior"].to_pylist() == [3, 3]
     assert found["num_cut"].to_pylist() == [number - 12] * 2
     kept = [*range(2 * number - 3, 2 * number + 12), *range(3 * number - 3, 3 * number + 12)]

@@ -1,0 +1,117 @@
+"""Rows shuffled in columns: packed by bucket of users or keys, whole buckets given to a kernel.
+
+A task packs its rows into one Arrow stream per bucket, so that Spark moves and sorts a few hundred
+rows where there were millions of events.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+PACKED = {"bucket": "int", "packed": "binary"}
+"""Columns of packed rows."""
+Kernel = Callable[[list[pa.Table]], Iterator[pa.RecordBatch]]
+"""What is done with the packed tables of one bucket."""
+
+_BUCKETS_PER_PARTITION = 4
+_ROWS_PER_CHUNK = 500_000
+
+
+def num_buckets(num_partitions: int) -> int:
+    """Buckets of users: several per task, so that a task holds a part of its rows at a time."""
+    return num_partitions * _BUCKETS_PER_PARTITION
+
+
+def chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches joined to tables of a bounded number of rows."""
+    held: list[pa.RecordBatch] = []
+    num_rows = 0
+    for batch in batches:
+        held.append(batch)
+        num_rows += batch.num_rows
+        if num_rows >= _ROWS_PER_CHUNK:
+            yield pa.Table.from_batches(held)
+            held, num_rows = [], 0
+    if num_rows:
+        yield pa.Table.from_batches(held)
+
+
+def scattered(rows: pa.Table, buckets: int, on: str = "user_id") -> Iterator[pa.RecordBatch]:
+    """Pack rows by bucket of a column's values.
+
+    Args:
+        rows: One chunk a column; the column `on` is dictionary encoded.
+        buckets: Buckets over which its values are spread, by a hash that is for ever the same.
+        on: The column.
+
+    Yields:
+        `bucket` and `packed`: rows as an Arrow stream.
+    """
+    values = rows[on].combine_chunks()
+    of_value = [zlib.crc32(text.encode()) % buckets for text in values.dictionary.to_pylist()]
+    # Small numbers are sorted in linear time.
+    of_value = np.array(of_value, np.uint16)
+    by_bucket = np.argsort(of_value, kind="stable")
+    ends = np.cumsum(np.bincount(of_value, minlength=buckets))
+    starts = ends - np.diff(ends, prepend=0)
+    # Every bucket is given its own values alone, numbered anew.
+    place = np.empty(len(of_value), np.int32)
+    place[by_bucket] = np.arange(len(of_value)) - np.repeat(starts, ends - starts)
+    dictionary = values.dictionary.take(pa.array(by_bucket))
+
+    indices = values.indices.to_numpy()
+    bucket = of_value[indices]
+    order = pa.array(np.argsort(bucket, kind="stable"))
+    at = rows.schema.get_field_index(on)
+    rows = rows.set_column(at, on, pa.array(place[indices])).take(order)
+    found, packed = [], []
+    low = 0
+    for number, num_rows in enumerate(np.bincount(bucket, minlength=buckets).tolist()):
+        if num_rows:
+            part = rows.slice(low, num_rows)
+            own = dictionary.slice(int(starts[number]), int(ends[number] - starts[number]))
+            codes = part[on].combine_chunks()
+            part = part.set_column(at, on, pa.DictionaryArray.from_arrays(codes, own))
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, part.schema) as stream:
+                stream.write_table(part)
+            found.append(number)
+            packed.append(sink.getvalue().to_pybytes())
+        low += num_rows
+    yield pa.RecordBatch.from_arrays(
+        [pa.array(found, pa.int32()), pa.array(packed, pa.binary())], names=list(PACKED)
+    )
+
+
+def gathered(packed: DataFrame, num_partitions: int) -> DataFrame:
+    """Packed rows with every bucket whole in one partition, one after the other."""
+    return packed.repartition(num_partitions, "bucket").sortWithinPartitions("bucket")
+
+
+def each_bucket(batches: Iterable[pa.RecordBatch], kernel: Kernel) -> Iterator[pa.RecordBatch]:
+    """Apply a kernel to bucket after bucket.
+
+    Args:
+        batches: As `scattered` yields them, sorted by `bucket`.
+        kernel: Given a bucket's packed tables.
+    """
+    held: list[pa.Table] = []
+    current = None
+    for batch in batches:
+        numbers = batch.column("bucket").to_pylist()
+        for number, packed in zip(numbers, batch.column("packed"), strict=True):
+            if number != current and held:
+                yield from kernel(held)
+                held = []
+            current = number
+            held.append(pa.ipc.open_stream(packed.as_buffer()).read_all())
+    if held:
+        yield from kernel(held)
