@@ -19,7 +19,7 @@ from jobs.config import REPOSITORY, with_overrides
 from jobs.delta import live_commits, open_table
 from jobs.recipes import tiny
 from tests.jobs.samples import run_config
-from tests.jobs.test_second_log import CONTRACT, DAYS, TABLES, write_log
+from tests.jobs.second_log.log import CONTRACT, DAYS, TABLES, write_log
 
 HOME = Path(pyspark.__file__).parent
 LIMIT_SECONDS = 120
