@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from jobs import days, delta
 from jobs.command import JobSummary, log
 from jobs.config import RunConfig
+from jobs.emptied import drop_days, may_be_empty
 from jobs.errors import ConfigError
-from jobs.feeds import AttributesFeed
-from jobs.ingest_log import attribute_table
+from jobs.feeds import AttributesFeed, attribute_table
 from jobs.spark.features import with_attributes
 from jobs.spark.tables import ColumnsFunction, map_columns, read_table, write_days
 from validation import tables
@@ -136,20 +136,25 @@ class Build:
     ) -> JobSummary:
         """Replace days of a table; the summary names what was read and written."""
         run = self.config.run
+        uri = self.config.table(table)
+        commit = {
+            "run_id": run.run_id,
+            "config_hash": run.config_hash,
+            "code_hash": run.code_hash,
+            "inputs": self.inputs,
+        }
+        expected = self.expected.get(table)
         written = write_days(
             df,
-            self.config.table(table),
+            uri,
             days=replaced,
             order=order,
-            commit={
-                "run_id": run.run_id,
-                "config_hash": run.config_hash,
-                "code_hash": run.code_hash,
-                "inputs": self.inputs,
-            },
-            expected=self.expected.get(table),
+            commit=commit,
+            expected=expected,
             differences=differences,
         )
+        without = [day for day in replaced if day not in written.rows]
+        drop_days(uri, may_be_empty(self.config, without), commit, expected)
         rows = sum(written.rows.values())
         log.info(
             "%s: %d rows, %d of %d days changed",
@@ -161,7 +166,7 @@ class Build:
         return JobSummary(
             job=job,
             inputs=dict(self.inputs),
-            outputs={table: written.version},
+            outputs={table: self.version(table)},
             rows={table: rows},
         )
 

@@ -11,10 +11,11 @@ import pytest
 from jobs import build_examples, build_features, build_tables, ingest_log, rebuild_days
 from jobs.command import run_job
 from jobs.config import with_overrides
+from jobs.days import DERIVED
 from jobs.delta import open_table
 from jobs.errors import ConfigError
 from tests.jobs.samples import run_config
-from tests.jobs.second_log.log import DAYS, TABLES, digests, table
+from tests.jobs.second_log.log import DAYS, TABLES, digests, run, table
 
 FOLLOWING = ("impressions", "events", "entity_features", "timelines", "examples")
 """What changes with the ad of an impression; labels go by its id."""
@@ -72,11 +73,37 @@ def test_after_a_late_file_the_later_days_are_told_and_made_as_if_it_had_come_in
     views.write_text(arrived)
     again = run_config(tmp_path / "home", settings, DAYS[1], first=DAYS[1], run_id="again")
     summary = run_job(again, ingest_log.build, spark=spark)
-    tables = ("impressions", "events", *ingest_log.DERIVED)  # no outcome is new
+    tables = ("impressions", "events", *DERIVED)  # no outcome is new
     assert summary.details["stale_days"] == {key: ["2024-03-03"] for key in tables}
     rebuilt = run_job(again, rebuild_days.build, spark=spark)
     assert rebuilt.details == {"days": ["2024-03-02", "2024-03-03"]}
     assert digests(again) == digests(whole[0])
+
+
+def test_a_day_that_is_declared_empty_leaves_all_tables_as_if_nothing_had_ever_come(
+    spark, settings, whole, tmp_path
+):
+    log = shutil.copytree(settings.log_uri, tmp_path / "log")
+    for path in [*log.glob("*/2024-03-02*")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # Nor does anything come later that was shown on the 2nd.
+    views = log / "views" / "2024-03-03" / "part.csv"
+    lines = views.read_text().splitlines(keepends=True)
+    views.write_text("".join(line for line in lines if not line.startswith(("6;", "10;"))))
+    settings = with_overrides(settings, {"log_uri": str(log)})
+    never = run_config(tmp_path / "never", settings, DAYS[2], run_id="never")
+    run(spark, never)
+    home = shutil.copytree(whole[0].home, tmp_path / "home")
+    declared = with_overrides(settings, {"windows.empty_days": [str(DAYS[1])]})
+    config = run_config(home, declared, DAYS[1], first=DAYS[1], run_id="emptied")
+    told = run_job(config, ingest_log.build, spark=spark).details
+    gone = ("impressions", "outcomes", "events", "attributes_readers", "quarantine")
+    assert told["emptied_days"] == {table: ["2024-03-02"] for table in gone}
+    assert told["stale_days"].keys() == {*gone[:-1], *DERIVED}
+    run_job(config, rebuild_days.build, spark=spark)
+    assert digests(config) == digests(never)
+    held = {name: DAYS[1] in days for name, days in digests(config).items()}
+    assert [name for name, holds in held.items() if holds] == ["entity_features"]
 
 
 def test_an_outcome_waits_for_its_impression(daily):
