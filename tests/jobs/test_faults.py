@@ -1,4 +1,27 @@
-"""A faulty day stops or is set aside, and what the tables held before stays as it was."""
+"""A faulty day stops or is set aside, and what the tables held before stays as it was.
+
+The faults of the data half, and the test that asserts the state afterwards; without a file's name
+it is one of this file.
+
+| Fault | Test |
+| --- | --- |
+| 1 a source day missing or empty | `a_day_that_is_missing_or_empty…`; \
+`a_day_that_is_declared_empty…`, `a_declaration_that_must_be_a_mistake…` |
+| 2 a critical column empty | `a_column_of_nulls_is_set_aside…` |
+| 3 a suite missing, empty, without checks | `a_gate_without_checks_refuses…` |
+| 4 duplicate events | `rows_that_a_producer_sent_again…` |
+| 5 impossible times | `impossible_times_are_set_aside…` |
+| 6 a conversion five days late | test_repair_labels: `a_conversion_five_days_late…` |
+| 7 a feature value corrected later | second_log/test_reruns: `daily_runs_leave_the_same…`; \
+spark/test_point_in_time: `examples_and_timelines_equal…`; training/test_item_attributes |
+| 8 schema drift | `columns_that_no_longer_fit…`, `a_new_column_and_a_wider_one…` |
+| 9 a user with a million events | spark/test_timelines: `a_user_with_a_million_events…` |
+| 10 an executor lost in a shuffle | test_cluster: `executors_that_are_lost…` (slow) |
+| 13 a backfill beside the daily run | `of_two_ingests_of_a_day…`; test_delta: \
+`writers_of_different_days…`, `of_two_writers_of_a_day…` |
+| 20 a secret, a way out, an artifact that runs code | `a_secret_and_a_way_out…`; \
+content/test_folder; training/test_checkpoints |
+"""
 
 import json
 import shutil
@@ -16,6 +39,7 @@ from jobs.spark.arrivals import Arrivals
 from jobs.spark.tables import write_days
 from tests.jobs.samples import contract, recipe, run_config
 from tests.jobs.spark.frames import micros, utc
+from validation import suites
 
 DAYS = [date(2024, 3, day) for day in (1, 2, 3)]
 TABLES = ("impressions", "events", "schemas", "quarantine")
@@ -265,6 +289,25 @@ def test_an_ingest_that_dies_between_two_tables_is_finished_by_its_repeat(
     }
     ingest(spark, folder, DAYS[0])
     assert state(folder) == whole
+
+
+@pytest.mark.parametrize("fault", ["missing", "no checks", "switched off"])
+def test_a_gate_without_checks_refuses_the_day_and_changes_no_table(
+    spark, folder, monkeypatch, fault
+):
+    off = {"gates.disabled_checks": ["events.*"]} if fault == "switched off" else {}
+    config, _ = ingest(spark, folder, **off)
+    before = state(folder)
+    if fault != "switched off":
+        suite = {} if fault == "missing" else {"days": []}
+        monkeypatch.setattr(suites, "events", lambda **_: suite)
+    # Without its suite the gate crashes; it passes in no case.
+    with pytest.raises(ValueError if fault == "missing" else GateFailed, match=r"events\."):
+        gate_events.run(config)
+    assert state(folder) == before
+    if fault != "missing":
+        told = delta.read_days(config.table("gate_reports")).to_pylist()
+        assert {(row["gate"], row["passed"]) for row in told} == {("events", False)}
 
 
 def test_of_two_ingests_of_a_day_the_one_that_began_earlier_fails_and_may_be_repeated(
