@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from airflow.providers.standard.sensors.filesystem import FileSensor
-from airflow.sdk import BaseOperator, Context, CronDataIntervalTimetable
+from airflow.sdk import BaseOperator, Context, CronDataIntervalTimetable, Param
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -29,7 +29,7 @@ from airflow.sdk.exceptions import (
 from jobs.config import day_of, lapidary_home
 from jobs.contract import LogContract
 from jobs.errors import ConfigError
-from jobs.recipes import named_recipe
+from jobs.recipes import RECIPES, named_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 _TIMED = ("scheduled", "backfill")
@@ -210,6 +210,26 @@ class LogSensor(FileSensor):
                 f"The day's log is not complete: {self.filepath} did not appear within "
                 f"{timedelta(seconds=self.timeout)}; deliver it, then clear this task."
             ) from None
+
+
+def recipe_params(recipe: str, what: str, changes: str) -> dict[str, Param]:
+    """Parameters of every DAG that works by a recipe: `recipe` and `overrides`.
+
+    Args:
+        recipe: The recipe of scheduled runs.
+        what: What the recipe is asked for, as the trigger form says it.
+        changes: What the overrides are, likewise.
+    """
+    return {
+        "recipe": Param(
+            recipe,
+            type="string",
+            enum=list(RECIPES),
+            title="Recipe",
+            description=f"{what}: see jobs/recipes.py.",
+        ),
+        "overrides": Param({}, type="object", title="Overrides", description=changes),
+    }
 
 
 def day_arguments(

@@ -30,8 +30,15 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Param, TaskGroup, chain, dag, task
 from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
-from dags.common import GateOperator, JobOperator, LogSensor, ResolveConfig, closing_time
-from jobs.recipes import RECIPES, named_recipe
+from dags.common import (
+    GateOperator,
+    JobOperator,
+    LogSensor,
+    ResolveConfig,
+    closing_time,
+    recipe_params,
+)
+from jobs.recipes import named_recipe
 
 RECIPE = os.environ.get("LAPIDARY_RECIPE", "kuairand")
 """The recipe of scheduled runs; its contract sets their time."""
@@ -51,18 +58,10 @@ PARAMS = {
         description="Day of the log; if empty, the logical date's. Scheduled and backfill runs "
         f"have their own. The log covers {LOG.first_day} to {LOG.last_day or 'yesterday'}.",
     ),
-    "recipe": Param(
+    **recipe_params(
         RECIPE,
-        type="string",
-        enum=list(RECIPES),
-        title="Recipe",
-        description="What to retrain and how: see jobs/recipes.py.",
-    ),
-    "overrides": Param(
-        {},
-        type="object",
-        title="Overrides",
-        description='Changed settings, such as {"teacher.batch_size": 256}.',
+        "What to retrain and how",
+        'Changed settings, such as {"teacher.batch_size": 256}.',
     ),
 }
 

@@ -16,25 +16,17 @@ from datetime import timedelta
 
 from airflow.sdk import CronTriggerTimetable, Param, dag
 
-from dags.common import RecipeOperator
-from jobs.recipes import RECIPES, named_recipe
+from dags.common import RecipeOperator, recipe_params
+from jobs.recipes import named_recipe
 
 RECIPE = os.environ.get("LAPIDARY_RECIPE", "kuairand")
 SPARK = os.environ.get("LAPIDARY_SPARK_POOL", "default_pool")
 
 PARAMS = {
-    "recipe": Param(
+    **recipe_params(
         RECIPE,
-        type="string",
-        enum=list(RECIPES),
-        title="Recipe",
-        description="Whose contract names the family: see jobs/recipes.py.",
-    ),
-    "overrides": Param(
-        {},
-        type="object",
-        title="Overrides",
-        description='Changed settings, such as {"maintenance.retention_days": 14}.',
+        "Whose contract names the family",
+        'Changed settings, such as {"maintenance.retention_days": 14}.',
     ),
     "dry_run": Param(
         False,

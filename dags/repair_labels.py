@@ -19,31 +19,21 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from airflow.sdk import CronDataIntervalTimetable, Param, dag
+from airflow.sdk import CronDataIntervalTimetable, dag
 
-from dags.common import RecipeOperator
-from jobs.recipes import RECIPES, named_recipe
+from dags.common import RecipeOperator, recipe_params
+from jobs.recipes import named_recipe
 
 RECIPE = os.environ.get("LAPIDARY_RECIPE", "kuairand")
 SPARK = os.environ.get("LAPIDARY_SPARK_POOL", "default_pool")
 AT_NOON = CronDataIntervalTimetable("0 12 * * *", timezone=named_recipe(RECIPE).contract.time_zone)
 """Daily at noon in the log's time zone: well after the day's retrain, which starts at night."""
 
-PARAMS = {
-    "recipe": Param(
-        RECIPE,
-        type="string",
-        enum=list(RECIPES),
-        title="Recipe",
-        description="Whose labels to repair: see jobs/recipes.py.",
-    ),
-    "overrides": Param(
-        {},
-        type="object",
-        title="Overrides",
-        description="The changed settings that its days were retrained with.",
-    ),
-}
+PARAMS = recipe_params(
+    RECIPE,
+    "Whose labels to repair",
+    "The changed settings that its days were retrained with.",
+)
 
 
 @dag(

@@ -28,9 +28,9 @@ from jobs.command import JobSummary, exit_with
 from jobs.config import Recipe, day_of, days_between, parse_day, with_overrides
 from jobs.contract import LogContract
 from jobs.errors import ConfigError
-from jobs.ingest_log import contract_mistakes
 from jobs.recipes import named_recipe
 from jobs.resolve_config import parse_overrides
+from jobs.spark.arrivals import contract_mistakes
 from jobs.spark.profile import NO_FAULTS, profile_log
 from jobs.spark.session import spark_session
 

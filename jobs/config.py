@@ -37,6 +37,9 @@ class Windows(Settings):
     """Days of examples that the baselines are fitted on, the run's day included."""
     max_late_days: int = Field(default=1, ge=0)
     """An impression may arrive this many days after it was shown; later ones are quarantined."""
+    empty_days: tuple[date, ...] = ()
+    """Arrival days of the run that the log may hold nothing of any more. A table of which the log
+    has no row for one of them loses that day; of any other day it keeps what it holds."""
 
 
 class Sampling(Settings):

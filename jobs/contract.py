@@ -155,6 +155,9 @@ class LogContract(Settings):
     features: Features
     timeline_event_types: list[str]
     """Event types that enter user histories."""
+    timeline_item_attributes: list[str] = []
+    """Attributes of ads, among the categorical features, that every event of a history tells of
+    its item too, as known at the event's time."""
     content: Content | None = None
     """Texts of items that are turned into vectors; none if left out."""
 

@@ -39,6 +39,7 @@ def check_consistency(contract: LogContract) -> None:
     _check_surfaces(contract)
     _check_event_types(contract)
     _check_features(contract)
+    _check_item_attributes(contract)
     _check_content(contract)
     _check_column_names(contract)
 
@@ -203,6 +204,18 @@ def _check_features(contract: LogContract) -> None:
                 f"features.entities.{name}: counts are kept of users, ads, surfaces and their "
                 f"attributes; found {sorted(contextual & set(key))}, which no other event has"
             )
+
+
+def _check_item_attributes(contract: LogContract) -> None:
+    names = contract.timeline_item_attributes
+    read = [
+        name
+        for name in contract.attribute_columns("ad")
+        if name in set(contract.features.categorical)
+    ]
+    _check_known("timeline_item_attributes: no categorical attribute of ads", names, read)
+    if len(set(names)) != len(names):
+        raise ValueError(f"timeline_item_attributes: different attributes; found {names}")
 
 
 def _check_content(contract: LogContract) -> None:

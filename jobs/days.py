@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date, timedelta
 
 from jobs import delta
 from jobs.config import RunConfig, day_of, day_start, days_between
 from jobs.contract import LogContract
+from jobs.emptied import dropped_versions, with_declared
 from jobs.errors import ConfigError
 
 
@@ -22,7 +24,8 @@ def shown_days(config: RunConfig) -> list[date]:
     late = timedelta(days=config.windows.max_late_days)
     # Not a number of days: a window of one day may end two days later where a day has 23 hours.
     closing = day_of(day_start(config.plan.first_day, zone) - longest_window(config.contract), zone)
-    held = delta.partition_days(delta.open_table(config.table("impressions")))
+    impressions = delta.open_table(config.table("impressions"))
+    held = with_declared(config, delta.partition_days(impressions))
     if not held or held[0] - late > config.plan.day:
         raise ConfigError(
             f"impressions: the table holds nothing up to {config.plan.day}; run jobs.ingest_log "
@@ -66,6 +69,38 @@ def last_arrival_day(config: RunConfig) -> date:
     """Last arrival day that the tables hold: later than the run's day in a backfill."""
     held = delta.partition_days(delta.open_table(config.table("events")))
     return max([config.plan.day, *held])
+
+
+DERIVED = ("labels", "entity_features", "timelines", "examples")
+"""Tables by day that are made of the ingested ones."""
+
+
+def stale_days(config: RunConfig, ingested: Iterable[str]) -> dict[str, list[str]]:
+    """Days after the run's own that were made before one of the run's days was last changed.
+
+    Of copies of a row the one on the earliest day is kept, and what is derived of a day reads the
+    days before it. Told from the tables' versions, so that a repeat after a crash knows.
+
+    Args:
+        config: The run.
+        ingested: Tables by arrival day that the run has written.
+
+    Returns:
+        Days by table, the derived ones included.
+    """
+    last = config.days[-1]
+    stale: dict[str, list[date]] = {}
+    for name in ingested:
+        table = delta.open_table(config.table(name))
+        held = delta.live_versions(table)
+        made = [*held.items(), *dropped_versions(table).items()]
+        changed = max([version for day, version in made if day in config.days], default=-1)
+        stale[name] = [day for day in held if day > last and held[day] < changed]
+    if any(stale.values()):
+        for name in DERIVED:
+            days = delta.partition_days(delta.open_table(config.table(name)))
+            stale[name] = [day for day in days if day > last]
+    return {name: [str(day) for day in sorted(days)] for name, days in stale.items() if days}
 
 
 def longest_window(contract: LogContract) -> timedelta:

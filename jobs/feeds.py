@@ -244,6 +244,11 @@ class AttributesFeed(Feed):
         return self.known_ts is not None or "{day}" in self.path
 
 
+def attribute_table(feed: str) -> str:
+    """Table that holds an attributes feed."""
+    return f"attributes_{feed}"
+
+
 AnyFeed = Annotated[
     ImpressionsFeed | OutcomesFeed | EventsFeed | SequencesFeed | AttributesFeed,
     Field(discriminator="kind"),

@@ -43,10 +43,12 @@ def run(config: RunConfig) -> JobSummary:
 
 
 def expected_days(config: RunConfig) -> list[date]:
-    """Days on which impressions should have arrived: from the first that has any, to the run's."""
+    """Days on which impressions should have arrived: from the first that has any, to the run's,
+    but for those that were declared empty."""
     held = delta.partition_days(delta.open_table(config.table("impressions")))
     first = max(config.plan.first_day, held[0]) if held else config.plan.day
-    return days_between(min(first, config.plan.day), config.plan.day)
+    days = days_between(min(first, config.plan.day), config.plan.day)
+    return [day for day in days if day not in config.windows.empty_days]
 
 
 def _record(config: RunConfig, day: date) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Pack the run's examples and histories into arrays that every training job maps into memory.
 
-Reads `examples`, `timelines` and `vocabulary` (and `content_embeddings`, where the contract
-declares content) at the versions that the run built. Writes `packed/`
+Reads `examples`, `timelines` and `vocabulary` at the versions that the run built; where the
+contract declares them, `content_embeddings` and the tables of ads' attributes too. Writes `packed/`
 in the run's folder. Guarantees: rows in order of time; the same tables give the same arrays.
 
     python -m jobs.pack_examples --config var/runs/<run>/config.json
@@ -18,6 +18,7 @@ from jobs.content.vectors import TABLE
 from jobs.days import shown_days
 from jobs.training.content import read_content
 from jobs.training.inputs import Packed, pack
+from jobs.training.item_attributes import declared_feeds, read_item_attributes
 from jobs.vocabulary import read_vocabulary
 
 FOLDER = "packed"
@@ -25,7 +26,8 @@ FOLDER = "packed"
 
 def run(config: RunConfig) -> JobSummary:
     """Pack the days that the run's training or gates may touch, and those baselines learn."""
-    built = read_summary(config, "build_tables").outputs
+    tables = read_summary(config, "build_tables")
+    built = tables.outputs
     first = config.plan.day - timedelta(days=config.windows.baseline_days - 1)
     days = sorted({*shown_days(config), *days_between(first, config.plan.day)})
     examples = delta.read_days(config.table("examples"), days, version=built["examples"])
@@ -36,8 +38,17 @@ def run(config: RunConfig) -> JobSummary:
     if config.contract.content is not None:
         content = read_content(config, examples, timelines)
         inputs[TABLE] = built[TABLE]
+    attributes = None
+    if config.contract.timeline_item_attributes:
+        read = declared_feeds(config.contract)
+        inputs |= {
+            table: tables.inputs[table] for table in read if tables.inputs[table] is not None
+        }
+        attributes = read_item_attributes(config, inputs, timelines)
     folder = config.run_folder / FOLDER
-    spec = pack(folder, examples, timelines, config.contract, vocabulary, inputs, content)
+    spec = pack(
+        folder, examples, timelines, config.contract, vocabulary, inputs, content, attributes
+    )
     return JobSummary(
         job="pack_examples",
         inputs=inputs,

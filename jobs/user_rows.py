@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.contract import LogContract
-from jobs.feeds import AnyFeed, AttributesFeed, OutcomesFeed
-from jobs.ingest_log import attribute_table
+from jobs.feeds import AnyFeed, AttributesFeed, OutcomesFeed, attribute_table
 
 
 @dataclass(frozen=True)

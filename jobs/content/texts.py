@@ -19,7 +19,7 @@ from pyarrow import dataset
 from jobs import delta
 from jobs.config import RunConfig
 from jobs.content.settings import Content
-from jobs.ingest_log import attribute_table
+from jobs.feeds import attribute_table
 
 _BATCH_ROWS = 16_384
 _MICROS = pa.timestamp("us", "UTC")

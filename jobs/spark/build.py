@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from jobs import days, delta
 from jobs.command import JobSummary, log
 from jobs.config import RunConfig
+from jobs.emptied import drop_days, may_be_empty
 from jobs.errors import ConfigError
-from jobs.feeds import AttributesFeed
-from jobs.ingest_log import attribute_table
+from jobs.feeds import AttributesFeed, attribute_table
 from jobs.spark.attributes import with_attributes
 from jobs.spark.columns import ColumnsFunction, map_columns, write_columns
 from jobs.spark.tables import TableWrite, read_table, write_days
@@ -134,7 +134,7 @@ class Build:
         written = write_days(
             df, uri, days=replaced, order=order, commit=self._commit(), expected=expected
         )
-        return self._summary(table, written, job)
+        return self._finish(table, written, replaced, job)
 
     def write_columns(
         self,
@@ -157,7 +157,7 @@ class Build:
             expected=self.expected.get(table),
             differences=differences,
         )
-        return self._summary(table, written, job)
+        return self._finish(table, written, replaced, job)
 
     def _commit(self) -> dict[str, Any]:
         run = self.config.run
@@ -168,7 +168,11 @@ class Build:
             "inputs": self.inputs,
         }
 
-    def _summary(self, table: str, written: TableWrite, job: str) -> JobSummary:
+    def _finish(
+        self, table: str, written: TableWrite, replaced: Sequence[date], job: str
+    ) -> JobSummary:
+        without = may_be_empty(self.config, [day for day in replaced if day not in written.rows])
+        drop_days(self.config.table(table), without, self._commit(), self.expected.get(table))
         rows = sum(written.rows.values())
         log.info(
             "%s: %d rows, %d of %d days changed",
@@ -180,7 +184,7 @@ class Build:
         return JobSummary(
             job=job,
             inputs=dict(self.inputs),
-            outputs={table: written.version},
+            outputs={table: self.version(table)},
             rows={table: rows},
         )
 

@@ -162,9 +162,9 @@ def _paths(name: str, feed: Feed, log_uri: str, days: Sequence[date]) -> dict[st
     """Paths that are there, each with its arrival day."""
     if "{day}" in feed.path:
         paths = {f"{log_uri}/{feed.path.replace('{day}', day.isoformat())}": day for day in days}
-        return {path: day for path, day in paths.items() if _exists(path)}
+        return {path: day for path, day in paths.items() if exists(path)}
     path = f"{log_uri}/{feed.path}"
-    if not _exists(path):
+    if not exists(path):
         raise ConfigError(f"feeds.{name}.path: no file {path}; put the log there or mend the path")
     return {path: None}
 
@@ -175,7 +175,8 @@ def _file_system(path: str) -> tuple[FileSystem, str]:
     return FileSystem.from_uri(path if "://" in path else str(Path(path).resolve()))
 
 
-def _exists(path: str) -> bool:
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
     from pyarrow.fs import FileType
 
     system, inner = _file_system(path)

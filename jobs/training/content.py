@@ -23,6 +23,7 @@ from jobs.config import RunConfig, day_start
 from jobs.content.settings import TfidfSvd
 from jobs.content.texts import open_texts
 from jobs.content.vectors import TABLE, vectors_of
+from jobs.training.item_states import flat, last_known, micros
 
 
 @dataclass(frozen=True)
@@ -46,25 +47,13 @@ class ItemContent:
         Returns:
             int32: 0 for no content, else 1 + the position in `hashes`.
         """
-        if self.states.num_rows == 0:
-            return np.zeros(len(items), np.int32)
-        named = self.states["item_id"].combine_chunks().dictionary_encode()
-        item = named.indices.to_numpy().astype(np.int64)
-        known = _micros(self.states["known_ts"])
         row = pc.add(pc.index_in(self.states["content_hash"], value_set=self.hashes), 1)
         missing = pc.and_(pc.is_valid(self.states["content_hash"]), pc.is_null(row))
         assert not pc.any(missing).as_py(), "embed_content gave every text a vector"
-        rows = pc.fill_null(row, 0).to_numpy().astype(np.int32)
-        # One number per (item, moment), in which the moments before a moment are counted.
-        moments = np.unique(known)
-        step = len(moments) + 1
-        states = item * step + np.searchsorted(moments, known) + 1
-        wanted = pc.fill_null(pc.index_in(items, value_set=named.dictionary), -1)
-        wanted = wanted.to_numpy().astype(np.int64)
-        queries = wanted * step + np.searchsorted(moments, at_us, side="left")
-        found = np.searchsorted(states, queries, side="right") - 1
-        hit = (found >= 0) & (wanted >= 0) & (item[np.maximum(found, 0)] == wanted)
-        return np.where(hit, rows[np.maximum(found, 0)], 0).astype(np.int32)
+        found = last_known(self.states, items, at_us)
+        # Of an item of which nothing was known, the row after the last: no content either.
+        rows = np.append(pc.fill_null(row, 0).to_numpy().astype(np.int32), np.int32(0))
+        return rows[found]
 
 
 def read_content(config: RunConfig, examples: pa.Table, timelines: pa.Table) -> ItemContent:
@@ -78,7 +67,7 @@ def read_content(config: RunConfig, examples: pa.Table, timelines: pa.Table) -> 
     done = read_summary(config, "embed_content")
     (version,) = done.inputs.values()
     states = open_texts(config, declared, version).states()
-    told = [examples["ad_id"].unique(), _flat(timelines["item_id"]).unique()]
+    told = [examples["ad_id"].unique(), flat(timelines["item_id"]).unique()]
     items = pa.chunked_array(told).drop_null().unique()
     states = states.filter(pc.is_in(states["item_id"], value_set=items))
     encoder_version = done.details["encoder_version"]
@@ -107,18 +96,10 @@ def content_arrays(
         for day in pc.unique(timelines["day"]).to_pylist()
     }
     begun = np.array([starts[day] for day in timelines["day"].to_pylist()], np.int64)
-    at_us = np.maximum(_micros(_flat(timelines["known_ts"])), np.repeat(begun, lengths))
+    at_us = np.maximum(micros(flat(timelines["known_ts"])), np.repeat(begun, lengths))
     nothing = np.zeros((1, content.vectors.shape[1]), np.float32)
     return {
         "content": np.concatenate([nothing, content.vectors]).astype(np.float16),
-        "content_row": content.rows_at(examples["ad_id"], _micros(examples["event_ts"])),
-        "event_content_row": content.rows_at(_flat(timelines["item_id"]), at_us),
+        "content_row": content.rows_at(examples["ad_id"], micros(examples["event_ts"])),
+        "event_content_row": content.rows_at(flat(timelines["item_id"]), at_us),
     }
-
-
-def _flat(lists: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pa.chunked_array([chunk.flatten() for chunk in lists.chunks], type=lists.type.value_type)
-
-
-def _micros(column: pa.ChunkedArray) -> np.ndarray:
-    return column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()

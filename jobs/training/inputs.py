@@ -28,12 +28,13 @@ from jobs.contract import Features, LogContract
 from jobs.errors import ConfigError
 from jobs.training import content as item_content
 from jobs.training.content import ItemContent
+from jobs.training.item_attributes import ItemAttributes, attribute_rows
 from jobs.vocabulary import EVENT_TYPE, Vocabulary
 from model.batch import Batch, JaggedEvents
 from validation import tables
 
 EVENT_FIELDS = {"item_id": "ad_id", "event_type": EVENT_TYPE, "surface": "surface"}
-"""Categorical attributes of an event in a timeline, and the embedding table each one reads."""
+"""Categorical columns of every event in a timeline, and the embedding table each one reads."""
 
 _MICROSECONDS = 1_000_000
 _PREFIXES = "vocabulary.npz"
@@ -72,6 +73,13 @@ class InputSpec:
     """Rows, by table, of the values that are out of vocabulary at that version."""
     table_digests: dict[str, str] = field(default_factory=dict)
     """Hash of which value has which row, by table."""
+    item_attributes: list[str] = field(default_factory=list)
+    """Attributes of its item that an event tells too, each read from the table of its name."""
+
+    @property
+    def event_fields(self) -> dict[str, str]:
+        """Categorical columns of an event, and the embedding table each one reads."""
+        return EVENT_FIELDS | {name: name for name in self.item_attributes}
 
     @property
     def num_event_dense(self) -> int:
@@ -92,6 +100,7 @@ def input_spec(contract: LogContract, vocabulary: Vocabulary) -> InputSpec:
         vocabulary_version=vocabulary.version,
         evicted=dict(vocabulary.evicted),
         table_digests={field: f"{vocabulary.prefix_digests(field)[-1]:016x}" for field in fields},
+        item_attributes=list(contract.timeline_item_attributes),
     )
 
 
@@ -292,6 +301,7 @@ def pack(
     vocabulary: Vocabulary,
     inputs: Mapping[str, int | None],
     content: ItemContent | None = None,
+    attributes: ItemAttributes | None = None,
 ) -> InputSpec:
     """Write packed arrays.
 
@@ -303,6 +313,7 @@ def pack(
         vocabulary: Rows of values.
         inputs: Versions of the tables that were read.
         content: Content of the items; None where the contract declares none.
+        attributes: Attributes of the events' items; None where the contract declares none.
 
     Returns:
         What was packed.
@@ -336,7 +347,7 @@ def pack(
         "vertical": _positions(pa.chunked_array([places]), spec.verticals).astype(np.int16),
         "history_end": examples["history_end"].to_numpy().astype(np.int32),
         "timeline": timeline_rows(examples, timelines),
-        **_events(timelines, vocabulary),
+        **_events(timelines, vocabulary, spec, attributes),
     }
     assert set(arrays) == set(_ARRAYS)
     if content is not None:
@@ -362,7 +373,12 @@ def pack(
     return spec
 
 
-def _events(timelines: pa.Table, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+def _events(
+    timelines: pa.Table,
+    vocabulary: Vocabulary,
+    spec: InputSpec,
+    attributes: ItemAttributes | None,
+) -> dict[str, np.ndarray]:
     def flat(name: str) -> pa.ChunkedArray:
         return pa.chunked_array(
             [chunk.flatten() for chunk in timelines[name].chunks],
@@ -375,7 +391,9 @@ def _events(timelines: pa.Table, vocabulary: Vocabulary) -> dict[str, np.ndarray
     return {
         "event_offsets": np.concatenate([[0], np.cumsum(lengths)]),
         "event_categorical": np.stack(
-            [vocabulary.rows(table, flat(name)) for name, table in EVENT_FIELDS.items()], axis=1
+            [vocabulary.rows(table, flat(name)) for name, table in EVENT_FIELDS.items()]
+            + attribute_rows(attributes, spec.item_attributes, timelines, vocabulary),
+            axis=1,
         ),
         "event_dense": np.stack([np.log1p(np.maximum(values, 0.0)), synthetic], axis=1).astype(
             np.float32

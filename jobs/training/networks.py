@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.config import Distillation, Network, Timeline
-from jobs.training.inputs import EVENT_FIELDS, InputSpec
+from jobs.training.inputs import InputSpec
 from model.config import (
     DistillationConfig,
     FieldConfig,
@@ -31,14 +31,16 @@ def ranker_config(
     history = None
     if num_events:
         history = HistoryConfig(
-            fields=tuple(FieldConfig(name=n, table=t) for n, t in EVENT_FIELDS.items()),
+            fields=tuple(FieldConfig(name=n, table=t) for n, t in spec.event_fields.items()),
             num_dense=spec.num_event_dense,
             num_heads=network.num_heads,
             num_summary_tokens=network.num_summary_tokens,
             max_events=num_events,
         )
     fields = tuple(FieldConfig(name=name, table=name) for name in spec.categorical)
-    read = {field.table for field in fields} | (set(EVENT_FIELDS.values()) if history else set())
+    read = {field.table for field in fields} | (
+        set(spec.event_fields.values()) if history else set()
+    )
     tables = tuple(
         TableConfig(name=name, num_rows=rows, dim=network.table_dim)
         for name, rows in spec.table_rows.items()

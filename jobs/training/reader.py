@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.training.inputs import EVENT_FIELDS, InputSpec, Packed
+from jobs.training.inputs import InputSpec, Packed
 from jobs.training.segments import Segment
 from jobs.vocabulary import OUT_OF_VOCABULARY
 from model.batch import Batch
@@ -111,7 +111,7 @@ def _in_vocabulary(batch: Batch, spec: InputSpec) -> Batch:
 
     history = batch.history
     if history is not None:
-        categorical = known(history.categorical, list(EVENT_FIELDS.values()))
+        categorical = known(history.categorical, list(spec.event_fields.values()))
         history = replace(history, categorical=categorical)
     return replace(batch, categorical=known(batch.categorical, spec.categorical), history=history)
 

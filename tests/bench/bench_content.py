@@ -17,6 +17,11 @@ a line of JSON per arm: AUC within baskets, averaged over baskets, with a 95 % i
 resampled customers, over all new items and over those never sold before the basket's day. Then the
 time of the job: cold, from the cache, and one changed text among many.
 
+With `--ray-data ROUNDS` it compares instead the job's loop over batches with Ray Data's
+`map_batches`, on the same texts and a Ray that is running already. The rule, set before measuring:
+Ray Data enters the job only if, where a cluster is configured, the whole interval of its wall time
+over the loop's lies below 1.
+
     DATA_DIR=<folder with uci_online_retail/> python -m tests.bench.bench_content
 """
 
@@ -28,7 +33,7 @@ import os
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -43,10 +48,12 @@ from scipy.stats import rankdata
 from jobs import delta, embed_content
 from jobs.command import run_job
 from jobs.config import RunConfig, day_start
+from jobs.content import tfidf
 from jobs.content.encoders import open_encoder
 from jobs.content.settings import Content, TfidfSvd
 from jobs.content.texts import open_texts
 from jobs.training.content import ItemContent, read_content
+from tests.bench import content_arms, harness
 from tests.jobs import samples
 from tests.jobs.content import catalogue
 
@@ -85,8 +92,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--texts", type=int, default=100_000, help="texts of the timing; 100000")
+    parser.add_argument("--ray-data", type=int, metavar="ROUNDS", help="compare with Ray Data")
     options = parser.parse_args()
     log = read_log(Path(os.environ["DATA_DIR"]) / "uci_online_retail" / "transactions.parquet")
+    if options.ray_data:
+        through_ray(log, options.texts, options.ray_data)
+        return
     with tempfile.TemporaryDirectory() as home:
         content = embedded(home, log)
         for line in compared(log, content):
@@ -257,11 +268,44 @@ def interval(answers: Answers, arm: str, beside: str | None = None) -> dict[str,
     }
 
 
-def timed(home: str, log: pa.Table, count: int) -> dict[str, Any]:
-    """Seconds of the job on many texts: pairs of real descriptions, each text once."""
+def pairs_of(log: pa.Table, count: int) -> list[str]:
+    """Pairs of real descriptions, each text once."""
     titles = sorted(set(log["Description"].to_pylist()))
     draw = np.random.default_rng(0).integers(len(titles), size=(2 * count, 2))
-    texts = list(dict.fromkeys(f"{titles[a]} {titles[b]}" for a, b in draw.tolist()))[:count]
+    return list(dict.fromkeys(f"{titles[a]} {titles[b]}" for a, b in draw.tolist()))[:count]
+
+
+def through_ray(log: pa.Table, count: int, num_rounds: int) -> None:
+    """Time the job's loop and Ray Data on the same texts; neither starts an engine meanwhile."""
+    import ray
+
+    texts, cores = pairs_of(log, count), len(os.sched_getaffinity(0))
+    encoder = tfidf.fit(TfidfSvd(), texts[:20_000], "bench", {})
+    ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    arms: dict[str, Callable[[], tuple[np.ndarray, float]]] = {
+        "loop": lambda: content_arms.loop_arm(encoder, texts),
+        "ray_data": lambda: content_arms.ray_arm(encoder, texts, cores),
+    }
+    timings: dict[str, list[harness.Timing]] = {name: [] for name in arms}
+    try:
+        one, other = (run()[0] for run in arms.values())
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+        for _ in range(num_rounds):
+            for name, run in arms.items():
+                started, busy = time.perf_counter(), time.process_time()
+                _, elsewhere = run()
+                # Not of all processes together: those of an earlier round end in the next one.
+                cpu = time.process_time() - busy + elsewhere
+                timings[name].append(harness.Timing(time.perf_counter() - started, cpu))
+    finally:
+        ray.shutdown()
+    figures = harness.compared(timings, "ray_data", "loop")
+    harness.report("content_ray_data", texts=len(texts), **figures, arms=harness.samples(timings))
+
+
+def timed(home: str, log: pa.Table, count: int) -> dict[str, Any]:
+    """Seconds of the job on many texts."""
+    texts = pairs_of(log, count)
     rows = [(f"item-{n}", text) for n, text in enumerate(texts)]
     run = config(home, CUT_OFF)
     arrive(run, rows, [FIRST] * len(rows), FIRST)

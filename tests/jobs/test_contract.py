@@ -14,6 +14,17 @@ from jobs.errors import ConfigError
 from jobs.settings import checked
 from tests.jobs.samples import contract, raw_contract
 
+BRANDS = {
+    "feeds__ads": {
+        "kind": "attributes",
+        "entity": "ad",
+        "path": "ads.parquet",
+        "key": "ad",
+        "known_ts": "t",
+        "attributes": {"brand": "brand"},
+    },
+    "features__categorical": ["user_id", "ad_id", "surface", "hour", "ad_brand"],
+}
 ONE_FILE_ONLY = {
     "feeds": {
         "shown": {
@@ -259,6 +270,18 @@ def test_the_schema_refuses_what_the_code_refuses(changes, message):
                 "feeds__two": {**ATTRIBUTES, "known_ts": "t", "attributes": {"city": "b"}},
             },
             ["two called ['user_city']"],
+        ),
+        (
+            {"timeline_item_attributes": ["ad_id"]},
+            ["timeline_item_attributes: no categorical attribute of ads 'ad_id'; known are []"],
+        ),
+        (
+            {**BRANDS, "timeline_item_attributes": ["ad_brnd"]},
+            ["no categorical attribute of ads 'ad_brnd'; did you mean 'ad_brand'?"],
+        ),
+        (
+            {**BRANDS, "timeline_item_attributes": ["ad_brand", "ad_brand"]},
+            ["timeline_item_attributes: different attributes; found ['ad_brand', 'ad_brand']"],
         ),
         (
             {**ONE_FILE_ONLY, "tasks__click__outcomes": ["clik"]},

@@ -1,4 +1,27 @@
-"""A faulty day stops or is set aside, and what the tables held before stays as it was."""
+"""A faulty day stops or is set aside, and what the tables held before stays as it was.
+
+The faults of the data half, and the test that asserts the state afterwards; without a file's name
+it is one of this file.
+
+| Fault | Test |
+| --- | --- |
+| 1 a source day missing or empty | `a_day_that_is_missing_or_empty…`; \
+`a_day_that_is_declared_empty…`, `a_declaration_that_must_be_a_mistake…` |
+| 2 a critical column empty | `a_column_of_nulls_is_set_aside…` |
+| 3 a suite missing, empty, without checks | `a_gate_without_checks_refuses…` |
+| 4 duplicate events | `rows_that_a_producer_sent_again…` |
+| 5 impossible times | `impossible_times_are_set_aside…` |
+| 6 a conversion five days late | test_repair_labels: `a_conversion_five_days_late…` |
+| 7 a feature value corrected later | second_log/test_reruns: `daily_runs_leave_the_same…`; \
+spark/test_point_in_time: `examples_and_timelines_equal…`; training/test_item_attributes |
+| 8 schema drift | `columns_that_no_longer_fit…`, `a_new_column_and_a_wider_one…` |
+| 9 a user with a million events | spark/test_timelines: `a_user_with_a_million_events…` |
+| 10 an executor lost in a shuffle | test_cluster: `executors_that_are_lost…` (slow) |
+| 13 a backfill beside the daily run | `of_two_ingests_of_a_day…`; test_delta: \
+`writers_of_different_days…`, `of_two_writers_of_a_day…` |
+| 20 a secret, a way out, an artifact that runs code | `a_secret_and_a_way_out…`; \
+content/test_folder; training/test_checkpoints |
+"""
 
 import json
 import shutil
@@ -9,11 +32,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import delta, gate_events, ingest_log, schemas
+from jobs.config import with_overrides
 from jobs.errors import ConfigError, GateFailed
 from jobs.resolve_config import parse_overrides, resolve
+from jobs.spark.arrivals import Arrivals
 from jobs.spark.tables import write_days
 from tests.jobs.samples import contract, recipe, run_config
 from tests.jobs.spark.frames import micros, utc
+from validation import suites
 
 DAYS = [date(2024, 3, day) for day in (1, 2, 3)]
 TABLES = ("impressions", "events", "schemas", "quarantine")
@@ -67,8 +93,8 @@ def folder(two_days, tmp_path):
     return shutil.copytree(two_days, tmp_path / "copy")
 
 
-def config_of(folder, day, first=DAYS[0]):
-    settings = recipe(LOG, log_uri=str(folder / "log"))
+def config_of(folder, day, first=DAYS[0], **overrides):
+    settings = with_overrides(recipe(LOG, log_uri=str(folder / "log")), overrides)
     return run_config(folder / "home", settings, day, first=first, run_id=f"run-{day}")
 
 
@@ -83,8 +109,8 @@ def state(folder):
     }
 
 
-def ingest(spark, folder, day=DAYS[1]):
-    config = config_of(folder, day, first=day)
+def ingest(spark, folder, day=DAYS[1], **overrides):
+    config = config_of(folder, day, first=day, **overrides)
     return config, ingest_log.build(config, spark)
 
 
@@ -101,9 +127,58 @@ def test_a_day_that_is_missing_or_empty_is_refused_and_leaves_the_held_one(spark
         put(folder / "log", DAYS[1], frame(DAYS[1]).slice(0, 0))
     config, summary = ingest(spark, folder)
     assert summary.details["verdicts"] == {}
+    assert summary.details["kept_days"] == {"impressions": ["2024-03-02"], "events": ["2024-03-02"]}
     assert state(folder) == before
     with pytest.raises(GateFailed, match="2024-03-02"):
         gate_events.run(config)
+
+
+EMPTY = {"windows.empty_days": ["2024-03-01"]}
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "rejected"])
+def test_a_day_that_is_declared_empty_is_dropped_and_the_later_ones_told(spark, folder, how):
+    before = state(folder)
+    part = folder / "log" / "shown" / str(DAYS[0]) / "part.parquet"
+    part.unlink()
+    if how == "missing":
+        part.parent.rmdir()
+    elif how == "rejected":
+        put(folder / "log", DAYS[0], frame(DAYS[0], user=pa.array([None] * 40, pa.string())))
+    dropped = {("impressions", DAYS[0]), ("events", DAYS[0])}
+    rejected = {("quarantine", DAYS[0])} if how == "rejected" else set()
+    for _ in range(2):  # A repeat drops nothing, and yet knows what follows.
+        config, summary = ingest(spark, folder, DAYS[0], **EMPTY)
+        assert "kept_days" not in summary.details
+        assert summary.details["stale_days"] == {
+            table: ["2024-03-02"] for table in ("impressions", "events")
+        }
+        after = state(folder)
+        assert set(after) == set(before) - dropped | rejected
+        assert {key: after[key] for key in set(before) - dropped} == {
+            key: before[key] for key in set(before) - dropped
+        }
+    assert gate_events.expected_days(config) == []
+    newest = delta.open_table(config.table("impressions")).history(1)[0]
+    record = json.loads(newest[delta.METADATA_KEY])
+    told = (record["day"], record["rows"], record["files"], record["config_hash"])
+    assert told == ("2024-03-01", 0, [], config.run.config_hash)
+
+
+@pytest.mark.parametrize(
+    ("day", "moved", "told"),
+    [(DAYS[1], False, "days of the run, 2024-03-01 to"), (DAYS[0], True, "nothing was dropped")],
+    ids=["another day", "no log"],
+)
+def test_a_declaration_that_must_be_a_mistake_drops_nothing(spark, folder, day, moved, told):
+    before = state(folder)
+    if moved:
+        (folder / "log").rename(folder / "elsewhere")
+    else:
+        (folder / "log" / "shown" / str(DAYS[0]) / "part.parquet").unlink()
+    with pytest.raises(ConfigError, match=told):
+        ingest(spark, folder, DAYS[0], **{"windows.empty_days": [str(day)]})
+    assert state(folder) == before
 
 
 def test_a_column_of_nulls_is_set_aside_and_leaves_the_held_day(spark, folder):
@@ -214,6 +289,50 @@ def test_an_ingest_that_dies_between_two_tables_is_finished_by_its_repeat(
     }
     ingest(spark, folder, DAYS[0])
     assert state(folder) == whole
+
+
+@pytest.mark.parametrize("fault", ["missing", "no checks", "switched off"])
+def test_a_gate_without_checks_refuses_the_day_and_changes_no_table(
+    spark, folder, monkeypatch, fault
+):
+    off = {"gates.disabled_checks": ["events.*"]} if fault == "switched off" else {}
+    config, _ = ingest(spark, folder, **off)
+    before = state(folder)
+    if fault != "switched off":
+        suite = {} if fault == "missing" else {"days": []}
+        monkeypatch.setattr(suites, "events", lambda **_: suite)
+    # Without its suite the gate crashes; it passes in no case.
+    with pytest.raises(ValueError if fault == "missing" else GateFailed, match=r"events\."):
+        gate_events.run(config)
+    assert state(folder) == before
+    if fault != "missing":
+        told = delta.read_days(config.table("gate_reports")).to_pylist()
+        assert {(row["gate"], row["passed"]) for row in told} == {("events", False)}
+
+
+def test_of_two_ingests_of_a_day_the_one_that_began_earlier_fails_and_may_be_repeated(
+    spark, folder, monkeypatch
+):
+    """A backfill of a day that the daily run has just read, from files that came meanwhile."""
+    acts = Arrivals.acts
+    newer = {}
+
+    def overtaken(self):
+        monkeypatch.setattr(Arrivals, "acts", acts)
+        put(folder / "log", DAYS[1], frame(DAYS[1], id=[f"new-{n}" for n in range(40)]), "late")
+        newer["summary"] = ingest(spark, folder)[1]
+        newer["state"] = state(folder)
+        return acts(self)
+
+    more = frame(DAYS[1], id=[f"more-{n}" for n in range(40)])
+    put(folder / "log", DAYS[1], more, "more")
+    monkeypatch.setattr(Arrivals, "acts", overtaken)
+    with pytest.raises(delta.StaleSnapshot, match="another writer replaced 2024-03-02 meanwhile"):
+        ingest(spark, folder)
+    assert newer["summary"].rows["impressions"] == 120
+    assert state(folder) == newer["state"]
+    ingest(spark, folder)
+    assert state(folder) == newer["state"]
 
 
 SECRETS = (

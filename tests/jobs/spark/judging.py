@@ -19,6 +19,24 @@ FOLDERS = {
     "feeds__visits__path": "visits/{day}",
 }
 
+PAST = {
+    "kind": "sequences",
+    "path": "past.parquet",
+    "user_id": "user",
+    "last_ts": "at",
+    "spacing": "10s",
+    "surface": "old",
+    "sequences": {"seen": "seen"},
+}
+USERS = {
+    "kind": "attributes",
+    "entity": "user",
+    "path": "users.parquet",
+    "key": "user",
+    "known_ts": "known",
+    "attributes": {"city": "place"},
+}
+
 
 def raw(spark, schema, *rows, folder=None, bad=None):
     """Raw rows as `read_feed` returns them."""

@@ -31,7 +31,7 @@ from jobs.spark.examples import count_feature_names
 from jobs.spark.timelines import timeline_batches
 from tests.jobs.samples import contract, hold, recipe, run_config
 from tests.jobs.spark.frames import micros
-from tests.jobs.spark.test_ingest import raw
+from tests.jobs.spark.judging import raw
 from tests.reference import point_in_time as slow
 from validation.tables import TIMELINES, entity_features, recency_columns
 
