@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema
@@ -408,12 +410,33 @@ def write_arrow_day(
 def arrow_digest(rows: pa.Table) -> str:
     """Hash of a table's names, types and values, in their order."""
     # Taken anew: a slice, or what happens to lie under a null, would show in the bytes.
-    copy = rows.replace_schema_metadata(None).take(pa.array(range(rows.num_rows), pa.int64()))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, copy.schema) as writer:
+    copy = rows.replace_schema_metadata(None).take(pa.array(np.arange(rows.num_rows)))
+    sink = _Hash()
+    with pa.PythonFile(sink, "w") as file, pa.ipc.new_stream(file, copy.schema) as writer:
         for batch in copy.combine_chunks().to_batches():
             writer.write_batch(batch)
-    return hashlib.sha256(sink.getvalue()).hexdigest()[:32]
+    return sink.hexdigest()[:32]
+
+
+class _Hash(io.RawIOBase):
+    """What is written to it is hashed, and kept nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hash = hashlib.sha256()
+
+    def writable(self) -> bool:
+        """It takes bytes."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Hash them."""
+        self._hash.update(data)
+        return len(data)
+
+    def hexdigest(self) -> str:
+        """Hash of all that was written."""
+        return self._hash.hexdigest()
 
 
 def append(uri: str, rows: pa.Table) -> int:

@@ -63,14 +63,12 @@ def repair(recipe: Recipe, home: str, spark: SparkSession) -> JobSummary:
         late = tables.late(arrivals)
         days = [day for day in late if day in tables.labelled_days]
         until = {**repairs.until, **dict.fromkeys(days, tables.last_day)}
-        rows = tables.rows(days, until).persist()
-        decided = _decide(recipe, home, repairs, tables, late, tables.changed(rows, days))
+        decided = _decide(recipe, home, repairs, tables, late, tables.changed(days, until))
         if decided:
             version = tables.versions["outcomes"]
             repairs = append(repairs, "decide", version, decided, hashes)
-            written |= tables.write(repairs, rows, hashes)
+            written |= tables.write(repairs, tables.rows(days, until), hashes)
         repairs = _close(recipe, home, repairs, hashes, tables.versions["outcomes"])
-        rows.unpersist()
     return _summary(before, repairs, written)
 
 

@@ -1,5 +1,8 @@
 """The tables that a label repair reads and replaces, at the versions that it found."""
 
+# pyarrow.compute makes its functions at import, out of a type checker's sight.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections import Counter
@@ -8,8 +11,11 @@ from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from jobs import delta
-from jobs.config import Recipe, day_of, days_between
+from jobs.config import Recipe, day_of, day_start, days_between
 from jobs.days import longest_window
 from jobs.learners import Learner, reaches
 from jobs.repairs import TABLE, DayRepair, Repairs
@@ -21,6 +27,7 @@ from validation import tables
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+_MOMENT = pa.timestamp("us", "UTC")
 _READ = ("labels", "examples", "impressions", "outcomes", "events")
 
 
@@ -33,6 +40,8 @@ class LabelTables:
         self._root = f"{home}/tables/{recipe.contract.name}"
         self._held = {name: delta.open_table(self.uri(name)) for name in _READ}
         self._paths = {name: delta.paths_by_day(self._held[name]) for name in _READ[:2]}
+        self._ids = pa.chunked_array([], pa.string())
+        self._shown = pa.table({})
 
     def uri(self, table: str) -> str:
         """Where a table lies."""
@@ -60,44 +69,77 @@ class LabelTables:
         Args:
             arrivals: Arrival days of the outcomes.
         """
-        from pyarrow import compute as pc
-
         contract = self.recipe.contract
-        # Only which days are concerned: a job of the engine for that would take a second.
-        version = self.versions["outcomes"]
-        moments = delta.read_days(self.uri("outcomes"), arrivals, ["event_ts"], version)["event_ts"]
-        if len(moments) == 0:
+        arrived = self._late_arrivals(arrivals)
+        if arrived.num_rows == 0:
             return {}
-        first = pc.min(moments).as_py()  # pyright: ignore[reportAttributeAccessIssue]
-        earliest = first - longest_window(contract)
-        outcomes = self._read("outcomes", arrivals)
-        days = days_between(day_of(earliest, contract.time_zone), self.last_day)
-        shown = self._read("impressions", days)
-        found = late_outcomes(shown, outcomes, contract.tasks, contract.time_zone)
+        self._ids = arrived["impression_id"].unique()
+        first = pc.min(arrived["event_ts"]).as_py() - longest_window(contract)
+        days = days_between(day_of(first, contract.time_zone), self.last_day)
+        self._shown = self._of_late("impressions", days)
+        found = late_outcomes(
+            self.spark.createDataFrame(self._shown),
+            self.spark.createDataFrame(arrived),
+            contract.tasks,
+            contract.time_zone,
+        )
         return {row["day"]: (row["num_late"], row["last_day"]) for row in found.collect()}
+
+    def _late_arrivals(self, arrivals: Sequence[date]) -> pa.Table:
+        """Outcomes that arrived on a later day than they happened on: no other can be late."""
+        zone, uri = self.recipe.contract.time_zone, self.uri("outcomes")
+        parts = []
+        for day in arrivals:
+            began = pc.field("event_ts") < pa.scalar(day_start(day, zone), _MOMENT)
+            parts.append(delta.read_days(uri, [day], None, self.versions["outcomes"], began))
+        # In one piece: of several Spark takes the empty ones for the end.
+        return pa.concat_tables(parts).combine_chunks()
+
+    def _of_late(self, table: str, days: Sequence[date]) -> pa.Table:
+        """Rows of the impressions that something came late for: few, so that no job reads them."""
+        wanted = pc.field("impression_id").isin(self._ids)
+        found = delta.read_days(self.uri(table), days, None, self.versions[table], wanted)
+        return found.combine_chunks()
 
     def rows(self, days: Sequence[date], until: Mapping[date, date]) -> DataFrame:
         """The labels of days, counting what is known until the days that their repairs name."""
-        contract = self.recipe.contract
         labelled = [day for day in days if day in self.labelled_days]
         first = min(labelled, default=self.last_day)
-        return label_rows(
-            self._impressions(labelled),
-            self._read("outcomes", days_between(first, self.last_day)),
-            contract.tasks,
-            max(delta.partition_days(self._held["events"]), default=self.last_day),
-            contract.time_zone,
-            {day: until[day] for day in labelled if day in until},
-        )
+        outcomes = self._read("outcomes", days_between(first, self.last_day))
+        return self._labels(self._impressions(labelled), outcomes, labelled, until)
 
-    def changed(self, rows: DataFrame, days: Sequence[date]) -> list[dict[str, Any]]:
-        """Mature labels of days that differ from what the table holds."""
+    def changed(self, days: Sequence[date], until: Mapping[date, date]) -> list[dict[str, Any]]:
+        """Mature labels of days that differ from what the table holds, after `late`.
+
+        Args:
+            days: Days of impressions that something came late for.
+            until: As `rows` takes it.
+        """
         if not days:
             return []
-        held = self._read("labels", days)
-        tasks = self.recipe.contract.tasks
-        changed = changed_labels(held, rows, self._impressions(days), tasks)
+        shown = self._shown.filter(pc.is_in(self._shown["event_day"], pa.array(days)))
+        impressions = self.spark.createDataFrame(shown)
+        outcomes = self._of_late("outcomes", days_between(min(days), self.last_day))
+        rows = self._labels(impressions, self.spark.createDataFrame(outcomes), days, until)
+        held = self.spark.createDataFrame(self._of_late("labels", days))
+        changed = changed_labels(held, rows, impressions, self.recipe.contract.tasks)
         return changed.toArrow().to_pylist()
+
+    def _labels(
+        self,
+        impressions: DataFrame,
+        outcomes: DataFrame,
+        days: Sequence[date],
+        until: Mapping[date, date],
+    ) -> DataFrame:
+        return label_rows(
+            impressions,
+            outcomes,
+            self.recipe.contract.tasks,
+            max(delta.partition_days(self._held["events"]), default=self.last_day),
+            self.recipe.contract.time_zone,
+            {day: until[day] for day in days if day in until},
+        )
 
     def day_repair(
         self,
