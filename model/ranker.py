@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from model import attention, embeddings, heads, wukong
-from model.attention import EventEmbedding, TargetAttention
+from model import embeddings, events, heads, target_attention, wukong
 from model.batch import Batch
 from model.config import DistillationConfig, RankerConfig
 from model.embeddings import EmbeddingTables, FeatureTokens
+from model.events import EventEmbedding
 from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter
+from model.target_attention import TargetAttention
 from model.wukong import Wukong
 
 
@@ -101,7 +102,7 @@ class Ranker(nn.Module):
             events = self.events(
                 self.tables(history.fields, batch.history.categorical), batch.history.dense
             )
-            summary = self.attention(tokens, events, batch.history.offsets)
+            summary = self.attention(tokens, events, batch.history)
             tokens = torch.cat([tokens, summary], dim=1)  # B F+S D
         return self.dropout(self.wukong(tokens).flatten(1))
 
@@ -173,27 +174,39 @@ class Student(nn.Module):
 
 def num_parameters(config: RankerConfig) -> int:
     """Parameters of a `Ranker`, in closed form, embedding tables included."""
+    history = (
+        events.num_parameters(config) + target_attention.num_parameters(config)
+        if config.history
+        else 0
+    )
     return (
         sum(table.num_rows * table.dim for table in config.tables)
         + embeddings.num_parameters(config)
-        + attention.num_parameters(config)
+        + history
         + wukong.num_parameters(config.wukong, config.num_tokens, config.width)
         + heads.num_parameters(config)
     )
 
 
-def flops(config: RankerConfig, num_events: float) -> float:
+def flops(config: RankerConfig, num_events: float, rows_per_event: float = 1.0) -> float:
     """Forward FLOPs of a `Ranker` for one row; a training step takes about three times as many.
 
     A multiply-add counts 2. Padding, look-ups, norms and activations are left out.
 
     Args:
         config: The ranker's configuration.
-        num_events: Events of the row's history, or their mean over rows.
+        num_events: Events that a row reads, or their mean over rows.
+        rows_per_event: Rows of a batch that read the same event, on average: what is computed once
+            per event is shared by them.
     """
+    history = 0.0
+    if config.history:
+        shared = events.flops(config) + target_attention.flops_per_event(config)
+        own = target_attention.flops_per_row(config, num_events)
+        history = num_events / rows_per_event * shared + own
     return (
         embeddings.flops(config)
-        + attention.flops(config, num_events)
+        + history
         + wukong.flops(config.wukong, config.num_tokens, config.width)
         + heads.flops(config)
     )
