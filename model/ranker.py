@@ -6,13 +6,12 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from model import embeddings, events, heads, target_attention, wukong
+from model import embeddings, heads, history, wukong
 from model.batch import Batch
 from model.config import DistillationConfig, RankerConfig
 from model.embeddings import EmbeddingTables, FeatureTokens
-from model.events import EventEmbedding
 from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter
-from model.target_attention import TargetAttention
+from model.history import History
 from model.wukong import Wukong
 
 
@@ -41,7 +40,7 @@ class StudentOutput(NamedTuple):
 class Ranker(nn.Module):
     """Feature tokens and summary tokens of the history interact; each domain has its own heads.
 
-    X_0 = [FeatureTokens; TargetAttention(FeatureTokens, events)]
+    X_0 = [FeatureTokens; History(FeatureTokens, timelines)]
     r   = flatten(Wukong(X_0)),  z = heads_domain(r)
 
     Paper: Wukong, section 3.1; GEM (Meta engineering, 2025) for the history beside the features.
@@ -59,8 +58,7 @@ class Ranker(nn.Module):
             torch.manual_seed(seed)
             self.tables = EmbeddingTables(config.tables)
             self.feature_tokens = FeatureTokens(config)
-            self.events = EventEmbedding(config) if config.history else None
-            self.attention = TargetAttention(config) if config.history else None
+            self.history = History(config) if config.history else None
             self.wukong = Wukong(config.wukong, config.num_tokens, config.width)
             self.dropout = nn.Dropout(config.dropout)
             self.heads = DomainTaskHeads(config)
@@ -77,15 +75,15 @@ class Ranker(nn.Module):
         Raises:
             ValueError: If they are fitted already, or the sample is empty or absent.
         """
-        if (event_dense is None) != (self.events is None):
+        if (event_dense is None) != (self.history is None):
             raise ValueError(
                 "fit_normalisers: event_dense goes with a history; found "
                 f"{'none' if event_dense is None else 'some'}; give it exactly when config.history "
                 "is set"
             )
         self.feature_tokens.normaliser.fit(dense)
-        if self.events is not None and event_dense is not None:
-            self.events.normaliser.fit(event_dense)
+        if self.history is not None and event_dense is not None:
+            self.history.events.normaliser.fit(event_dense)
 
     def set_prior(self, domain_task_rates: Float[Tensor, "P Y"]) -> None:
         """Starts every head at its base rate; see `DomainTaskHeads.set_prior`."""
@@ -95,14 +93,10 @@ class Ranker(nn.Module):
         """The flattened tokens under the heads."""
         embedded = self.tables(self.config.fields, batch.categorical)
         tokens = self.feature_tokens(embedded, batch.dense)  # B F D
-        history = self.config.history
-        if self.events is not None and self.attention is not None:
-            assert history is not None
+        if self.history is not None:
             assert batch.history is not None, "batch.history is missing; see check_batch"
-            events = self.events(
-                self.tables(history.fields, batch.history.categorical), batch.history.dense
-            )
-            summary = self.attention(tokens, events, batch.history)
+            events = self.history.embed(self.tables, batch.history)
+            summary = self.history(tokens, events, batch.history)
             tokens = torch.cat([tokens, summary], dim=1)  # B F+S D
         return self.dropout(self.wukong(tokens).flatten(1))
 
@@ -174,15 +168,10 @@ class Student(nn.Module):
 
 def num_parameters(config: RankerConfig) -> int:
     """Parameters of a `Ranker`, in closed form, embedding tables included."""
-    history = (
-        events.num_parameters(config) + target_attention.num_parameters(config)
-        if config.history
-        else 0
-    )
     return (
         sum(table.num_rows * table.dim for table in config.tables)
         + embeddings.num_parameters(config)
-        + history
+        + history.num_parameters(config)
         + wukong.num_parameters(config.wukong, config.num_tokens, config.width)
         + heads.num_parameters(config)
     )
@@ -199,14 +188,9 @@ def flops(config: RankerConfig, num_events: float, rows_per_event: float = 1.0) 
         rows_per_event: Rows of a batch that read the same event, on average: what is computed once
             per event is shared by them.
     """
-    history = 0.0
-    if config.history:
-        shared = events.flops(config) + target_attention.flops_per_event(config)
-        own = target_attention.flops_per_row(config, num_events)
-        history = num_events / rows_per_event * shared + own
     return (
         embeddings.flops(config)
-        + history
+        + history.flops(config, num_events, rows_per_event)
         + wukong.flops(config.wukong, config.num_tokens, config.width)
         + heads.flops(config)
     )

@@ -14,6 +14,7 @@ from model.config import (
     TableConfig,
     WukongConfig,
 )
+from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
 
 
 def wukong_config(**changes: Any) -> WukongConfig:
@@ -41,6 +42,24 @@ def history_config(**changes: Any) -> HistoryConfig:
         "max_events": 16,
     }
     return HistoryConfig(**(values | changes))
+
+
+def upstream_config(**changes: Any) -> UpstreamConfig:
+    """Two stages of two branches, the tokens of the second being pairs."""
+    values = {
+        "branches": (BranchConfig(), BranchConfig(window=2)),
+        "num_stages": 2,
+        "layers_per_stage": 1,
+        "ffn_hidden": 6,
+        "num_summary_tokens": 2,
+    }
+    return UpstreamConfig(**(values | changes))
+
+
+def interformer_config(**changes: Any) -> InterFormerConfig:
+    """Both directions, every count different."""
+    values = {"num_cls_tokens": 3, "num_pma_tokens": 1, "num_recent_tokens": 2, "max_events": 5}
+    return InterFormerConfig(**(values | changes))
 
 
 def ranker_config(**changes: Any) -> RankerConfig:
