@@ -153,6 +153,7 @@ class Upstream(nn.Module):
         """The last tokens of every branch, once for all rows."""
         tokens, streams = self._families(events, history)
         for index, stage in enumerate(self.stages):
+            assert isinstance(stage, nn.ModuleList)
             if index > 0:
                 tokens, streams = self._reduced(self.reductions[index - 1], tokens, streams)
             tokens = [
