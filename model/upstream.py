@@ -13,7 +13,6 @@ from model.attention.blocks import AttentionPooling, SelfAttention
 from model.attention.windows import Windows
 from model.batch import Timelines
 from model.config import HistoryConfig
-from model.sequence_config import BranchConfig
 from model.streams import Stream, gather_latest, latest, reduce, select
 
 
@@ -153,13 +152,9 @@ class Upstream(nn.Module):
         """The last tokens of every branch, once for all rows."""
         tokens, streams = self._families(events, history)
         for index, stage in enumerate(self.stages):
-            assert isinstance(stage, nn.ModuleList)
             if index > 0:
                 tokens, streams = self._reduced(self.reductions[index - 1], tokens, streams)
-            tokens = [
-                self._layers(*parts)
-                for parts in zip(stage, self.branches, tokens, streams, strict=True)
-            ]
+            tokens = self._layers(stage, tokens, streams)
             if self.merges:
                 tokens = self.merges[index](tokens, streams)
         return tokens, streams
@@ -215,14 +210,19 @@ class Upstream(nn.Module):
         ]
         return made, [stream for stream, _ in shorter]
 
-    @staticmethod
     def _layers(
-        layers: nn.ModuleList, branch: BranchConfig, tokens: Tensor, stream: Stream
-    ) -> Tensor:
-        windows = stream.causal(branch.window)
-        for layer in layers:
-            tokens = layer(tokens, stream.clock, windows)
-        return tokens
+        self, stage: nn.Module, tokens: list[Tensor], streams: list[Stream]
+    ) -> list[Tensor]:
+        assert isinstance(stage, nn.ModuleList)
+        outputs = []
+        parts = zip(stage, self.branches, tokens, streams, strict=True)
+        for layers, branch, inputs, stream in parts:
+            assert isinstance(layers, nn.ModuleList)
+            windows, hidden = stream.causal(branch.window), inputs
+            for layer in layers:
+                hidden = layer(hidden, stream.clock, windows)
+            outputs.append(hidden)
+        return outputs
 
 
 def num_parameters(history: HistoryConfig, width: int) -> int:
