@@ -4,8 +4,9 @@ Goal, set before the first run: at 8 impressions per user, forward and backward,
 many impressions a second as the same ranker reaches when every impression brings its own copy of
 the timeline, gradients equal to 1e-4 of each parameter's largest. 5 times would be the stretch.
 
-The ranker reads the timeline by target attention and by the upstream, or, with --no-upstream, by
-target attention alone; no goal was set for that one. Both arms are the same module with the same
+The ranker reads the timeline by target attention and by the upstream. No goal was set for the other
+forms: target attention alone, and the GEM form, which adds InterFormer, whose sequence belongs to
+one impression and cannot be shared. Both arms are the same module with the same
 weights: only the batch differs. Timelines are of log-normal length; impressions fall at random
 places of their last half, and each knows only what lies before it. Scores and gradients are
 compared before anything is timed. Prints one line of JSON.
@@ -23,11 +24,12 @@ import torch
 from model.batch import Batch, Timelines
 from model.config import FieldConfig, HistoryConfig, RankerConfig, TableConfig, WukongConfig
 from model.ranker import Ranker, flops
-from model.sequence_config import BranchConfig, UpstreamConfig
+from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
 from tests.bench import harness
 
 GOAL = 3.0
 TOLERANCE = 1e-4
+FORMS = ("target_attention", "upstream", "gem")
 _HOUR_US = 3_600_000_000
 
 
@@ -40,10 +42,10 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=256, help="median of a timeline")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--no-upstream", action="store_true")
+    parser.add_argument("--form", choices=FORMS, default="upstream")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = ranker_config(options.width, 4 * options.events, upstream=not options.no_upstream)
+    config = ranker_config(options.width, 4 * options.events, options.form)
     model = Ranker(config)
     shared = make_batch(config, options.users, options.impressions, options.events)
     arms = {"shared": shared, "own": with_own_timelines(shared)}
@@ -61,7 +63,7 @@ def main() -> None:
         users=options.users,
         impressions_per_user=options.impressions,
         width=options.width,
-        upstream=not options.no_upstream,
+        form=options.form,
         num_events=num_events,
         flops_ratio=round(costs[0] / costs[1], 2),
         **differences,
@@ -75,11 +77,11 @@ def main() -> None:
     )
 
 
-def ranker_config(width: int, longest: int, *, upstream: bool) -> RankerConfig:
+def ranker_config(width: int, longest: int, form: str) -> RankerConfig:
     """A teacher in small: two branches, three stages, pairs between them.
 
-    Without the upstream the candidate attends to whole timelines, so that both arms hold events
-    that are read and no others.
+    Target attention alone reads whole timelines, so that both arms hold events that are read and no
+    others.
     """
     long = UpstreamConfig(
         branches=(BranchConfig(), BranchConfig(window=32)),
@@ -103,8 +105,9 @@ def ranker_config(width: int, longest: int, *, upstream: bool) -> RankerConfig:
             num_dense=2,
             num_heads=2,
             num_summary_tokens=4,
-            max_events=128 if upstream else longest,
-            upstream=long if upstream else None,
+            max_events=longest if form == "target_attention" else 128,
+            upstream=None if form == "target_attention" else long,
+            interformer=InterFormerConfig(max_events=32) if form == "gem" else None,
         ),
         domains=("feed",),
         tasks=("click", "buy"),

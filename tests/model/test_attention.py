@@ -63,6 +63,7 @@ def test_attention_and_its_gradients_equal_dense_attention(windows):
         torch.testing.assert_close(a, e, atol=1e-12, rtol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @settings(deadline=None, max_examples=15)
 @given(windows=windows())
 def test_the_kernel_of_a_gpu_reads_the_same_windows(windows):

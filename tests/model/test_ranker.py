@@ -253,6 +253,16 @@ def test_every_weight_takes_part_in_the_score(config):
     assert idle == []
 
 
+@pytest.mark.parametrize("config", FORMS)
+def test_a_batch_without_any_event_gives_every_weight_a_gradient(config):
+    # Workers that wait for one another's gradients would wait for ever for one that is absent.
+    model = Ranker(config)
+    model(make_batch(config, (0, 0))).logits.sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
+    assert all(gradient.to_dense().isfinite().all() for gradient in gradients.values())
+
+
 def test_dropout_acts_in_training_only():
     config = ranker_config(dropout=0.5)
     model, plain = Ranker(config), Ranker(ranker_config())
