@@ -1,4 +1,4 @@
-"""Attention on a CPU: groups of similar length share a padded block."""
+"""Attention on a CPU: blocks of queries with similar numbers of keys are padded together."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ def bucketed_attention(
     value: Float[Tensor, "E H d"],
     windows: Windows,
 ) -> Float[Tensor, "Q H d"]:
-    """Softmax attention of each query over its window, group by group in padded blocks.
+    """Softmax attention of each query over its window, by blocks of queries in padded rows.
 
     Free places hold zeros and are masked. A query that reads nothing gets zeros.
     """
@@ -24,9 +24,9 @@ def bucketed_attention(
     outputs = []
     for bucket in windows.buckets:
         attended = F.scaled_dot_product_attention(
-            _padded(query, bucket.query, bucket.query_slot, bucket.num_groups, bucket.num_queries),
-            _padded(key, bucket.key, bucket.key_slot, bucket.num_groups, bucket.num_keys),
-            _padded(value, bucket.key, bucket.key_slot, bucket.num_groups, bucket.num_keys),
+            _padded(query, bucket.query, bucket.query_slot, bucket.num_blocks, bucket.num_queries),
+            _padded(key, bucket.key, bucket.key_slot, bucket.num_blocks, bucket.num_keys),
+            _padded(value, bucket.key, bucket.key_slot, bucket.num_blocks, bucket.num_keys),
             attn_mask=bucket.is_read,
         )
         flat = attended.transpose(1, 2).reshape(-1, query.shape[1] * query.shape[2])
@@ -39,9 +39,9 @@ def _padded(
     values: Float[Tensor, "N H d"],
     source: Int64[Tensor, " n"],
     slot: Int64[Tensor, " n"],
-    num_groups: int,
+    num_blocks: int,
     length: int,
 ) -> Float[Tensor, "g H length d"]:
     taken = values.flatten(1).index_select(0, source)
-    block = taken.new_zeros(num_groups * length, taken.shape[1]).index_copy(0, slot, taken)
-    return block.view(num_groups, length, *values.shape[1:]).transpose(1, 2)
+    block = taken.new_zeros(num_blocks * length, taken.shape[1]).index_copy(0, slot, taken)
+    return block.view(num_blocks, length, *values.shape[1:]).transpose(1, 2)

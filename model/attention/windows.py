@@ -9,17 +9,19 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 NUM_BUCKETS = 8
-"""Parts of the groups, by number of keys, that share one padded length on a CPU."""
+"""Parts of the blocks of queries, by number of keys, that share one padded length on a CPU."""
+QUERIES_PER_BLOCK = 256
+"""Most queries of a group that share one block: the keys of a block are those that one reads."""
 
 
 class Bucket(NamedTuple):
-    """Groups of similar length and where their queries and keys lie in a padded block."""
+    """Blocks of queries with similar numbers of keys, and where both lie in padded rows."""
 
-    num_groups: int
+    num_blocks: int
     num_queries: int
-    """Places for queries of each group (R)."""
+    """Places for queries of each block (R)."""
     num_keys: int
-    """Places for keys of each group (L)."""
+    """Places for keys of each block (L)."""
     query: Int64[Tensor, " q"]
     query_slot: Int64[Tensor, " q"]
     key: Int64[Tensor, " k"]
@@ -70,54 +72,56 @@ class Windows:
         return cls(offsets, offsets, start, end)
 
     @cached_property
-    def group(self) -> Int64[Tensor, " Q"]:
-        """Group of each query."""
-        groups = torch.arange(len(self.query_offsets) - 1, device=self.start.device)
-        return groups.repeat_interleave(self.query_offsets.diff())
-
-    @cached_property
     def buckets(self) -> list[Bucket]:
-        """Padded blocks for a CPU; keys that no query reads lie in none of them."""
-        num_queries = self.query_offsets.diff()
-        first, last = self._span()
-        num_keys = last - first
+        """Padded rows for a CPU; keys that no query reads lie in none of them."""
+        first_query, num_queries, group = self._blocks()
+        block = torch.arange(len(group), device=group.device).repeat_interleave(num_queries)
+        reads = self.end > self.start
+        first, last = self.key_offsets[1:][group], self.key_offsets[:-1][group]
+        start = torch.where(reads, self.start, first[block])
+        end = torch.where(reads, self.end, last[block])
+        first = first.scatter_reduce(0, block, start, "amin")
+        num_keys = (last.scatter_reduce(0, block, end, "amax") - first).clamp(min=0)
         order = num_keys.argsort(stable=True)
-        order = order[num_queries[order] > 0]
         if len(order) == 0:
             return []
         return [
-            self._bucket(groups, first, num_keys, num_queries)
-            for groups in order.split(-(-len(order) // NUM_BUCKETS))
+            self._bucket(first_query[at], num_queries[at], first[at], num_keys[at])
+            for at in order.split(-(-len(order) // NUM_BUCKETS))
         ]
 
-    def _span(self) -> tuple[Int64[Tensor, " groups"], Int64[Tensor, " groups"]]:
-        """Keys of each group from the first to after the last that any of its queries reads."""
-        reads = self.end > self.start
-        first = torch.where(reads, self.start, self.key_offsets[1:][self.group])
-        last = torch.where(reads, self.end, self.key_offsets[:-1][self.group])
-        first = self.key_offsets[1:].scatter_reduce(0, self.group, first, "amin")
-        last = self.key_offsets[:-1].scatter_reduce(0, self.group, last, "amax")
-        return first, torch.maximum(first, last)
+    def _blocks(
+        self,
+    ) -> tuple[Int64[Tensor, " b"], Int64[Tensor, " b"], Int64[Tensor, " b"]]:
+        """Every block's first query, number of queries, and group; groups without any have none."""
+        lengths = self.query_offsets.diff()
+        counts = -(-lengths // QUERIES_PER_BLOCK)
+        group = torch.arange(len(lengths), device=lengths.device).repeat_interleave(counts)
+        within = (
+            torch.arange(len(group), device=lengths.device) - (counts.cumsum(0) - counts)[group]
+        )
+        skipped = within * QUERIES_PER_BLOCK
+        num_queries = (lengths[group] - skipped).clamp(max=QUERIES_PER_BLOCK)
+        return self.query_offsets[group] + skipped, num_queries, group
 
     def _bucket(
         self,
-        groups: Int64[Tensor, " g"],
-        first: Int64[Tensor, " groups"],
-        num_keys: Int64[Tensor, " groups"],
-        num_queries: Int64[Tensor, " groups"],
+        first_query: Int64[Tensor, " g"],
+        num_queries: Int64[Tensor, " g"],
+        first_key: Int64[Tensor, " g"],
+        num_keys: Int64[Tensor, " g"],
     ) -> Bucket:
-        rows, lengths = num_queries[groups], num_keys[groups]
-        num_rows, longest = int(rows.max()), max(1, int(lengths.max()))
-        query, query_slot = _places(self.query_offsets[groups], rows, num_rows)
-        key, key_slot = _places(first[groups], lengths, longest)
-        window = torch.zeros(2, len(groups) * num_rows, dtype=torch.int64, device=query.device)
+        most, longest = int(num_queries.max()), max(1, int(num_keys.max()))
+        query, query_slot = _places(first_query, num_queries, most)
+        key, key_slot = _places(first_key, num_keys, longest)
+        window = torch.zeros(2, len(first_query) * most, dtype=torch.int64, device=query.device)
         window[:, query_slot] = torch.stack([self.start[query], self.end[query]])
-        start, end = (window.view(2, len(groups), num_rows) - first[groups][:, None]).unbind()
+        start, end = (window.view(2, len(first_query), most) - first_key[:, None]).unbind()
         place = torch.arange(longest, device=query.device)
         is_read = (place >= start[..., None]) & (place < end[..., None])  # g R L
         return Bucket(
-            len(groups),
-            num_rows,
+            len(first_query),
+            most,
             longest,
             query,
             query_slot,
@@ -130,8 +134,8 @@ class Windows:
 def _places(
     first: Int64[Tensor, " g"], lengths: Int64[Tensor, " g"], longest: int
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
-    """The members of each group, one group after the other, and their places in a padded block."""
+    """The members of each block, one block after the other, and their places in padded rows."""
     ends = lengths.cumsum(0)
-    group = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-    within = torch.arange(len(group), device=lengths.device) - (ends - lengths)[group]
-    return first[group] + within, group * longest + within
+    block = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+    within = torch.arange(len(block), device=lengths.device) - (ends - lengths)[block]
+    return first[block] + within, block * longest + within

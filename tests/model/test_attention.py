@@ -1,11 +1,14 @@
 """Attention over jagged sequences against dense attention, query by query."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.attention import attend
+from model.attention import windows as windows_module
 from model.attention.bucketed import bucketed_attention
 from model.attention.flex import flex_window_attention
 from model.attention.windows import Windows
@@ -48,8 +51,13 @@ def windows(draw):
 
 
 @settings(deadline=None, max_examples=40)
-@given(windows=windows())
-def test_attention_and_its_gradients_equal_dense_attention(windows):
+@given(windows=windows(), queries_per_block=st.sampled_from([2, 256]))
+def test_attention_and_its_gradients_equal_dense_attention(windows, queries_per_block):
+    with mock.patch.object(windows_module, "QUERIES_PER_BLOCK", queries_per_block):
+        assert_equals_dense_attention(windows)
+
+
+def assert_equals_dense_attention(windows):
     inputs = [x.requires_grad_() for x in make_inputs(windows)]
     actual = attend(*inputs, windows)
     if len(windows.start) == 0:
@@ -163,6 +171,15 @@ def test_a_causal_token_reads_itself_and_at_most_the_width_before_it():
     assert windows.start.tolist() == [0, 0, 1, 3, 3]
     assert windows.end.tolist() == [1, 2, 3, 4, 5]
     assert Windows.causal(offsets(3, 0, 2), None).start.tolist() == [0, 0, 0, 3, 3]
+
+
+def test_a_block_of_queries_holds_no_key_that_none_of_them_reads():
+    windows = Windows.causal(offsets(600, 3), 8)
+    sizes = sorted((b.num_queries, b.num_keys) for b in windows.buckets)
+    # The blocks of 256, 256 and 88 queries with 7 keys before their first, and the short group.
+    assert sizes == [(3, 3), (88, 95), (256, 256), (256, 263)]
+    with mock.patch.object(windows_module, "QUERIES_PER_BLOCK", 7):
+        assert_equals_dense_attention(Windows.causal(offsets(30, 3), 8))
 
 
 def test_order_of_keys_within_a_window_changes_nothing():
