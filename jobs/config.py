@@ -72,6 +72,34 @@ class Timeline(Settings):
         return self
 
 
+class LongSequence(Settings):
+    """The upstream: parallel transformers over whole timelines, shared by all impressions."""
+
+    windows: tuple[int | None, ...] = Field(default=(None,), min_length=1)
+    """Tokens that a token of each branch attends to, itself included; null for all before it."""
+    num_stages: int = Field(ge=1)
+    """Stages; the branches merge after each, and there are fewer tokens in the next."""
+    layers_per_stage: int = Field(default=1, ge=1)
+    reduction: int = Field(default=2, ge=2)
+    """Tokens that become one between two stages."""
+    ffn_hidden: int = Field(ge=1)
+    num_summary_tokens: int = Field(default=2, ge=1)
+    """Summary tokens of each branch."""
+
+
+class Interleaving(Settings):
+    """InterFormer: features and latest events learn of each other in every layer."""
+
+    num_cls_tokens: int = Field(default=4, ge=1)
+    num_pma_tokens: int = Field(default=2, ge=1)
+    num_recent_tokens: int = Field(default=2, ge=1)
+    max_events: int = Field(ge=1)
+    """Latest events in the sequence."""
+    gate: Literal["sigmoid", "tanh", "identity"] = "identity"
+    flow: Literal["two_way", "ns_to_s", "s_to_ns", "separate", "single"] = "two_way"
+    """Which side learns of the other; `single` has no sequence."""
+
+
 class Network(Settings):
     """Sizes of a model. Symbols as in `model/config.py`."""
 
@@ -98,7 +126,20 @@ class Network(Settings):
     """S."""
     num_events: int | None = None
     """Events read of the timeline; all N if left out; 0 for a model without history."""
+    upstream: LongSequence | None = None
+    """The long sequence, which reads whole timelines; none if left out."""
+    interformer: Interleaving | None = None
+    """The interleaving of sequence and features in every layer; none if left out."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _reads_a_history(self) -> Network:
+        if self.num_events == 0 and (self.upstream or self.interformer):
+            raise ValueError(
+                "network.num_events: upstream and interformer read a history; found 0 events; "
+                "leave num_events out, or leave them out"
+            )
+        return self
 
 
 class Trial(Settings):

@@ -1,58 +1,108 @@
-"""What a ranker reads: rows, and the jagged timelines that go with them."""
+"""What a ranker reads: rows, and the timelines that they share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
+import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from model.config import RankerConfig
 
 
-@dataclass(frozen=True)
-class JaggedEvents:
-    """The histories of all rows of a batch, one after the other, without padding.
+class RowEvents(NamedTuple):
+    """The events that each row reads, row after row: P pairs of a row and an event."""
 
-    Row b owns the events offsets[b] to offsets[b + 1] − 1.
+    row: Int64[Tensor, " P"]
+    event: Int64[Tensor, " P"]
+    offsets: Int64[Tensor, " num_offsets"]
+    """First pair of each row and, last, P."""
+
+
+@dataclass(frozen=True)
+class Timelines:
+    """Timelines of a batch: every segment once, and what each row reads of its own.
+
+    Segment u owns the events offsets[u] to offsets[u + 1] − 1, in the order in which they became
+    known. Row b reads the events start[b] to end[b] − 1 of segment[b]; end[b] is its cut-off, and
+    what lies at or after it was not known at the impression. All are places in this batch.
 
     Args:
         categorical: Table indexes of the G event fields.
-        dense: The M dense event columns; NaN where missing.
-        offsets: First event of each row and, last, the total (B + 1 numbers).
+        dense: The M dense event columns, none of which depends on a row; NaN where missing.
+        event_us: When each event happened, in microseconds since 1970 UTC.
+        offsets: First event of each segment and, last, their number (U + 1 numbers).
+        segment: Segment of each row.
+        start: First event that each row reads.
+        end: The event after the last that each row reads.
+        row_us: When each row was shown, in microseconds since 1970 UTC.
 
     Raises:
-        ValueError: If the offsets do not start at 0, fall, or do not end at the events' number.
+        ValueError: If the offsets are no partition of the events, or a row's window lies outside
+            its segment.
     """
 
     categorical: Int64[Tensor, "E G"]
     dense: Float32[Tensor, "E M"]
+    event_us: Int64[Tensor, " E"]
     offsets: Int64[Tensor, " num_offsets"]
+    segment: Int64[Tensor, " B"]
+    start: Int64[Tensor, " B"]
+    end: Int64[Tensor, " B"]
+    row_us: Int64[Tensor, " B"]
 
     def __post_init__(self) -> None:
-        num_events = self.categorical.shape[0]
-        if self.dense.shape[0] != num_events:
-            raise ValueError(
-                "history.dense: categorical and dense must have one line per event; found "
-                f"{num_events} and {self.dense.shape[0]}; build both from the same events"
-            )
-        offsets = self.offsets
+        _same_number(self, "event", ("categorical", "dense", "event_us"))
+        _same_number(self, "row", ("segment", "start", "end", "row_us"))
+        offsets, num_events = self.offsets, len(self.event_us)
         if len(offsets) == 0 or not bool(
             ((offsets.diff() >= 0).all()) & (offsets[0] == 0) & (offsets[-1] == num_events)
         ):
             raise ValueError(
                 "history.offsets: offsets must start at 0, never fall, and end at the number of "
-                f"events ({num_events}); found {offsets.tolist()[:8]}…; cumulate the row lengths"
+                f"events ({num_events}); found {offsets.tolist()[:8]}…; cumulate the lengths"
+            )
+        if not bool(((self.segment >= 0) & (self.segment < len(offsets) - 1)).all()):
+            raise ValueError(
+                f"history.segment: a row's segment must lie in [0, {len(offsets) - 1}); found "
+                f"{int(self.segment.min())} to {int(self.segment.max())}; number the segments of "
+                "this batch from 0"
+            )
+        first, last = offsets[self.segment], offsets[self.segment + 1]
+        wrong = (self.start < first) | (self.end < self.start) | (self.end > last)
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                "history.start, history.end: a row's window must lie in its segment; found "
+                f"[{int(self.start[row])}, {int(self.end[row])}) in [{int(first[row])}, "
+                f"{int(last[row])}) at row {row}; count windows from the batch's first event"
             )
 
     @property
     def num_rows(self) -> int:
-        """Rows that the histories belong to."""
-        return len(self.offsets) - 1
+        """Rows that the timelines belong to."""
+        return len(self.segment)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "JaggedEvents":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Timelines":
         """Applies a function to every tensor, for example a transfer."""
-        return JaggedEvents(
-            function(self.categorical), function(self.dense), function(self.offsets)
+        return Timelines(*(function(getattr(self, field.name)) for field in fields(self)))
+
+    def row_events(self, max_events: int) -> RowEvents:
+        """The latest events of each row's window, at most so many."""
+        length = (self.end - self.start).clamp(max=max_events)
+        offsets = torch.cat([length.new_zeros(1), length.cumsum(0)])
+        row = torch.arange(self.num_rows, device=length.device).repeat_interleave(length)
+        event = torch.arange(len(row), device=length.device) + (self.end - offsets[1:])[row]
+        return RowEvents(row, event, offsets)
+
+
+def _same_number(timelines: Timelines, what: str, names: tuple[str, ...]) -> None:
+    counts = {name: getattr(timelines, name).shape[0] for name in names}
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"history: {', '.join(names)} must have one line per {what}; found {counts}; "
+            f"build all from the same {what}s"
         )
 
 
@@ -64,7 +114,7 @@ class Batch:
         categorical: Table indexes of the C fields, in the order of `RankerConfig.fields`.
         dense: The N dense columns; NaN where missing.
         domain: Index of each row's domain in `RankerConfig.domains`.
-        history: The rows' timelines, or None for a ranker without one.
+        history: The rows' timelines, or None for a ranker that reads none.
 
     Raises:
         ValueError: If there is no row, or the parts disagree on the number of rows.
@@ -73,7 +123,7 @@ class Batch:
     categorical: Int64[Tensor, "B C"]
     dense: Float32[Tensor, "B N"]
     domain: Int64[Tensor, " B"]
-    history: JaggedEvents | None = None
+    history: Timelines | None = None
 
     def __post_init__(self) -> None:
         counts = {
@@ -111,7 +161,7 @@ def check_batch(batch: Batch, config: RankerConfig) -> None:
 
     Raises:
         ValueError: If a column is missing, an index lies outside its table or the domains, or a
-            history is longer than `history.max_events`.
+            row reads more than `history.max_events` events.
     """
     rows = {table.name: table.num_rows for table in config.tables}
     _check_columns("batch.dense", batch.dense, config.num_dense)
@@ -128,10 +178,10 @@ def check_batch(batch: Batch, config: RankerConfig) -> None:
     _check_columns("batch.history.dense", events.dense, config.history.num_dense)
     tables = [rows[field.table] for field in config.history.fields]
     _check_indexes("batch.history.categorical", events.categorical, tables)
-    if (longest := int(events.offsets.diff().max())) > config.history.max_events:
+    if (longest := int((events.end - events.start).max())) > config.history.max_events:
         raise ValueError(
-            f"batch.history.offsets: a history has at most {config.history.max_events} events; "
-            f"found {longest}; keep the newest events of each row"
+            f"batch.history.start: a row reads at most {config.history.max_events} events; "
+            f"found {longest}; start each row's window at its newest events"
         )
 
 

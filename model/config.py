@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
+
+from model.frozen import FrozenConfig as _Config
+from model.sequence_config import InterFormerConfig, UpstreamConfig
 
 TableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 """A table's name becomes part of a state-dict key, so it is a plain identifier."""
-
-
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class TableConfig(_Config):
@@ -52,22 +51,49 @@ class WukongConfig(_Config):
 
 
 class HistoryConfig(_Config):
-    """The user's timeline and how the candidate attends to it."""
+    """The user's timeline and how it is read.
+
+    Alone it is target attention: the candidate attends to the latest events. The GEM form adds the
+    upstream, which reads the whole timeline once for all impressions, and InterFormer.
+    """
 
     fields: tuple[FieldConfig, ...]
     """Categorical columns of one event."""
     num_dense: int = Field(ge=0)
-    """Dense columns of one event, for example the log of its age."""
+    """Dense columns of one event, for example the log of its value."""
     num_heads: PositiveInt
-    """Attention heads (H); they divide the ranker's width."""
+    """Heads (H) of every attention; they divide the ranker's width."""
     num_summary_tokens: PositiveInt
     """Queries made from the candidate, and tokens that the history adds (S)."""
     max_events: PositiveInt
-    """Longest history of a row, in events (N); the reader keeps the newest ones."""
+    """Latest events that the candidate attends to (N)."""
+    upstream: UpstreamConfig | None = None
+    """The long sequence; its batches hold timelines from their first event on."""
+    interformer: InterFormerConfig | None = None
+    """The interleaving with the row's features; without it they meet in the interaction stack."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the history adds to the row's own."""
+        upstream = self.upstream
+        long = len(upstream.branches) * upstream.num_summary_tokens if upstream else 0
+        return self.num_summary_tokens + long
 
     @model_validator(mode="after")
     def _check(self) -> "HistoryConfig":
         _refuse_duplicates("history.fields", (field.name for field in self.fields))
+        names = [field.name for field in self.fields]
+        for branch in self.upstream.branches if self.upstream else ():
+            if branch.field is not None and branch.field not in names:
+                raise ValueError(
+                    f"history.upstream.branches: a family's field must be one of {names}; found "
+                    f"{branch.field!r}; correct the name"
+                )
+        if self.interformer and self.interformer.max_events > self.max_events:
+            raise ValueError(
+                f"history.interformer.max_events: at most history.max_events ({self.max_events}); "
+                f"found {self.interformer.max_events}; shorten the sequence"
+            )
         if not self.fields and self.num_dense == 0:
             raise ValueError(
                 "history: an event needs at least one column; found no fields and num_dense 0; "
@@ -112,11 +138,14 @@ class RankerConfig(_Config):
     @property
     def num_tokens(self) -> int:
         """Tokens that enter the interaction stack (n_0 = F + S)."""
-        return self.num_feature_tokens + (self.history.num_summary_tokens if self.history else 0)
+        return self.num_feature_tokens + (self.history.num_tokens if self.history else 0)
 
     @property
     def representation_dim(self) -> int:
-        """Width of the flattened stack output, (n_F + n_L) d."""
+        """Width of what the heads read: the flattened tokens of the stack, or of InterFormer."""
+        interformer = self.history.interformer if self.history else None
+        if interformer:
+            return (interformer.num_cls_tokens + interformer.num_sequence_tokens) * self.width
         return (self.wukong.num_fm_tokens + self.wukong.num_lcb_tokens) * self.width
 
     def table_dim(self, field: FieldConfig) -> int:
@@ -145,6 +174,12 @@ class RankerConfig(_Config):
             raise ValueError(
                 f"history.num_heads: the heads must divide width {self.width}; found "
                 f"{self.history.num_heads}; choose a divisor of the width"
+            )
+        long = self.history and (self.history.upstream or self.history.interformer)
+        if self.history and long and self.width // self.history.num_heads % 2:
+            raise ValueError(
+                "history.num_heads: rotary encoding turns pairs, so a head is of even width; found "
+                f"width {self.width} with {self.history.num_heads} heads; choose fewer heads"
             )
         return self
 

@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from model import attention, embeddings, heads, wukong
-from model.attention import EventEmbedding, TargetAttention
-from model.batch import Batch
+from model import embeddings, heads, history, interformer, wukong
+from model.batch import Batch, Timelines
 from model.config import DistillationConfig, RankerConfig
 from model.embeddings import EmbeddingTables, FeatureTokens
 from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter
-from model.wukong import Wukong
+from model.history import History
+from model.interformer import InterFormer
+from model.wukong import Wukong, WukongLayer
 
 
 class RankerOutput(NamedTuple):
@@ -40,11 +41,12 @@ class StudentOutput(NamedTuple):
 class Ranker(nn.Module):
     """Feature tokens and summary tokens of the history interact; each domain has its own heads.
 
-    X_0 = [FeatureTokens; TargetAttention(FeatureTokens, events)]
-    r   = flatten(Wukong(X_0)),  z = heads_domain(r)
+    X_0 = [FeatureTokens; History(FeatureTokens, timelines)]
+    r   = flatten(Wukong(X_0)),  or flatten(InterFormer(X_0, events)) around the layers of Wukong
+    z   = heads_domain(r)
 
     Paper: Wukong, section 3.1; GEM (Meta engineering, 2025) for the history beside the features.
-    Differs: the history enters as tokens of the first layer only.
+    Differs: without InterFormer the history enters as tokens of the first layer only.
 
     Args:
         config: Shape of the ranker.
@@ -58,9 +60,12 @@ class Ranker(nn.Module):
             torch.manual_seed(seed)
             self.tables = EmbeddingTables(config.tables)
             self.feature_tokens = FeatureTokens(config)
-            self.events = EventEmbedding(config) if config.history else None
-            self.attention = TargetAttention(config) if config.history else None
-            self.wukong = Wukong(config.wukong, config.num_tokens, config.width)
+            self.history = History(config) if config.history else None
+            interleaved = config.history is not None and config.history.interformer is not None
+            self.interformer = _interformer(config) if interleaved else None
+            self.wukong = (
+                None if interleaved else Wukong(config.wukong, config.num_tokens, config.width)
+            )
             self.dropout = nn.Dropout(config.dropout)
             self.heads = DomainTaskHeads(config)
 
@@ -76,15 +81,15 @@ class Ranker(nn.Module):
         Raises:
             ValueError: If they are fitted already, or the sample is empty or absent.
         """
-        if (event_dense is None) != (self.events is None):
+        if (event_dense is None) != (self.history is None):
             raise ValueError(
                 "fit_normalisers: event_dense goes with a history; found "
                 f"{'none' if event_dense is None else 'some'}; give it exactly when config.history "
                 "is set"
             )
         self.feature_tokens.normaliser.fit(dense)
-        if self.events is not None and event_dense is not None:
-            self.events.normaliser.fit(event_dense)
+        if self.history is not None and event_dense is not None:
+            self.history.events.normaliser.fit(event_dense)
 
     def set_prior(self, domain_task_rates: Float[Tensor, "P Y"]) -> None:
         """Starts every head at its base rate; see `DomainTaskHeads.set_prior`."""
@@ -94,16 +99,30 @@ class Ranker(nn.Module):
         """The flattened tokens under the heads."""
         embedded = self.tables(self.config.fields, batch.categorical)
         tokens = self.feature_tokens(embedded, batch.dense)  # B F D
-        history = self.config.history
-        if self.events is not None and self.attention is not None:
-            assert history is not None
+        if self.history is not None:
             assert batch.history is not None, "batch.history is missing; see check_batch"
-            events = self.events(
-                self.tables(history.fields, batch.history.categorical), batch.history.dense
-            )
-            summary = self.attention(tokens, events, batch.history.offsets)
+            events = self.history.embed(self.tables, batch.history)
+            summary = self.history(tokens, events, batch.history)
             tokens = torch.cat([tokens, summary], dim=1)  # B F+S D
-        return self.dropout(self.wukong(tokens).flatten(1))
+            if self.interformer is not None:
+                tokens = self.interformer(tokens, events, batch.history)
+        if self.wukong is not None:
+            tokens = self.wukong(tokens)
+        return self.dropout(tokens.flatten(1))
+
+    def represent_user(self, timelines: Timelines) -> Float[Tensor, "B U"]:
+        """The user at each row's cut-off, without any candidate: a vector to store and to reuse.
+
+        Raises:
+            ValueError: If the ranker has no upstream.
+        """
+        if self.history is None or self.history.upstream is None:
+            raise ValueError(
+                "represent_user: only a ranker with an upstream knows users apart from candidates; "
+                "found config.history.upstream None; configure an upstream"
+            )
+        events = self.history.embed(self.tables, timelines)
+        return self.history.upstream(events, timelines).flatten(1)
 
     def forward(self, batch: Batch) -> RankerOutput:
         representation = self.represent(batch)
@@ -176,24 +195,69 @@ def num_parameters(config: RankerConfig) -> int:
     return (
         sum(table.num_rows * table.dim for table in config.tables)
         + embeddings.num_parameters(config)
-        + attention.num_parameters(config)
-        + wukong.num_parameters(config.wukong, config.num_tokens, config.width)
+        + history.num_parameters(config)
+        + _stack_num_parameters(config)
         + heads.num_parameters(config)
     )
 
 
-def flops(config: RankerConfig, num_events: float) -> float:
+def flops(config: RankerConfig, num_events: float, rows_per_event: float = 1.0) -> float:
     """Forward FLOPs of a `Ranker` for one row; a training step takes about three times as many.
 
     A multiply-add counts 2. Padding, look-ups, norms and activations are left out.
 
     Args:
         config: The ranker's configuration.
-        num_events: Events of the row's history, or their mean over rows.
+        num_events: Events that a row reads, or their mean over rows.
+        rows_per_event: Rows of a batch that read the same event, on average: what is computed once
+            per event is shared by them.
     """
     return (
         embeddings.flops(config)
-        + attention.flops(config, num_events)
-        + wukong.flops(config.wukong, config.num_tokens, config.width)
+        + history.flops(config, num_events, rows_per_event)
+        + _stack_flops(config, num_events, rows_per_event)
         + heads.flops(config)
+    )
+
+
+def _interformer(config: RankerConfig) -> InterFormer:
+    assert config.history is not None
+    return InterFormer(
+        config.history,
+        config.width,
+        *_interactions(config),
+        lambda num_tokens: WukongLayer(config.wukong, num_tokens, config.width),
+    )
+
+
+def _interactions(config: RankerConfig) -> tuple[int, int, int]:
+    """Tokens into the stack, its layers, and tokens out of each."""
+    num_outputs = config.wukong.num_fm_tokens + config.wukong.num_lcb_tokens
+    return config.num_tokens, config.wukong.num_layers, num_outputs
+
+
+def _stack_num_parameters(config: RankerConfig) -> int:
+    if config.history is None or config.history.interformer is None:
+        return wukong.num_parameters(config.wukong, config.num_tokens, config.width)
+    layer = config.wukong.model_copy(update={"num_layers": 1})
+    return interformer.num_parameters(
+        config.history,
+        config.width,
+        *_interactions(config),
+        lambda num_tokens: wukong.num_parameters(layer, num_tokens, config.width),
+    )
+
+
+def _stack_flops(config: RankerConfig, num_events: float, rows_per_event: float) -> float:
+    if config.history is None or config.history.interformer is None:
+        return wukong.flops(config.wukong, config.num_tokens, config.width)
+    layer = config.wukong.model_copy(update={"num_layers": 1})
+    has_sequence = config.history.interformer.flow != "single"
+    shared = interformer.flops_per_event(config.width) * num_events if has_sequence else 0.0
+    return shared / rows_per_event + interformer.flops_per_row(
+        config.history,
+        config.width,
+        *_interactions(config),
+        lambda num_tokens: wukong.flops(layer, num_tokens, config.width),
+        min(num_events, config.history.interformer.max_events),
     )

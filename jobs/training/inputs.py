@@ -30,7 +30,7 @@ from jobs.training import content as item_content
 from jobs.training.content import ItemContent
 from jobs.training.item_attributes import ItemAttributes, attribute_rows
 from jobs.vocabulary import EVENT_TYPE, Vocabulary
-from model.batch import Batch, JaggedEvents
+from model.batch import Batch, Timelines
 from validation import tables
 
 EVENT_FIELDS = {"item_id": "ad_id", "event_type": EVENT_TYPE, "surface": "surface"}
@@ -83,8 +83,11 @@ class InputSpec:
 
     @property
     def num_event_dense(self) -> int:
-        """Dense features of an event: log age, log value, whether its time is synthetic."""
-        return 3
+        """Dense features of an event: log value, whether its time is synthetic.
+
+        Its age at an impression depends on the impression too, so the model makes it of both times.
+        """
+        return 2
 
 
 def input_spec(contract: LogContract, vocabulary: Vocabulary) -> InputSpec:
@@ -249,34 +252,45 @@ class Packed:
                 if f"{held[table][: rows[table]][-1]:016x}" != digest
             ]
 
-    def batch(self, rows: np.ndarray, max_events: int) -> Batch:
+    def batch(self, rows: np.ndarray, max_events: int, *, whole: bool = False) -> Batch:
         """Rows as a model's input.
 
         Args:
             rows: Row numbers.
             max_events: N of the model; 0 for a model without history.
+            whole: Whether a timeline is given from its first event on, for a model that reads all
+                that was known; else from the first event that a row of the batch reads.
         """
         return Batch(
             categorical=torch.from_numpy(self.categorical[rows].astype(np.int64)),
             dense=torch.from_numpy(self.dense[rows]),
             domain=torch.from_numpy(self.domain[rows].astype(np.int64)),
-            history=self._history(rows, max_events) if max_events else None,
+            history=self._history(rows, max_events, whole) if max_events else None,
         )
 
-    def _history(self, rows: np.ndarray, max_events: int) -> JaggedEvents:
+    def _history(self, rows: np.ndarray, max_events: int, whole: bool) -> Timelines:
+        """Each timeline once: the union of what its rows read, up to the last row's cut-off."""
+        timelines, segment = np.unique(self.timeline[rows], return_inverse=True)
         end = self.history_end[rows].astype(np.int64)
-        length = np.minimum(end, max_events)
-        offsets = np.concatenate([[0], np.cumsum(length)])
-        first = self.event_offsets[self.timeline[rows]] + end - length
-        at = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - first, length)
-        age = np.repeat(self.event_us[rows], length) - self.event_us_flat[at]
-        # Minutes to months on one scale of about 0 to 3.
-        log_age = np.log1p(np.maximum(age, 0) / (60.0 * _MICROSECONDS)) / 4.0
-        dense = np.concatenate([log_age[:, None], self.event_dense[at]], axis=1)
-        return JaggedEvents(
+        start = np.maximum(end - max_events, 0)
+        last = np.zeros(len(timelines), np.int64)
+        np.maximum.at(last, segment, end)
+        first = np.zeros_like(last) if whole else last.copy()
+        np.minimum.at(first, segment, start)
+        offsets = np.concatenate([[0], np.cumsum(last - first)])
+        # From a place in a timeline to one in this batch, and from there to the packed events.
+        shift = offsets[:-1] - first
+        packed = self.event_offsets[timelines] - shift
+        at = np.arange(offsets[-1]) + np.repeat(packed, last - first)
+        return Timelines(
             categorical=torch.from_numpy(self.event_categorical[at].astype(np.int64)),
-            dense=torch.from_numpy(dense.astype(np.float32)),
+            dense=torch.from_numpy(self.event_dense[at]),
+            event_us=torch.from_numpy(self.event_us_flat[at]),
             offsets=torch.from_numpy(offsets),
+            segment=torch.from_numpy(segment.astype(np.int64)),
+            start=torch.from_numpy(start + shift[segment]),
+            end=torch.from_numpy(end + shift[segment]),
+            row_us=torch.from_numpy(self.event_us[rows]),
         )
 
     def matured(self, start: datetime | None, end: datetime) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.config import Distillation, Network, Timeline
+from jobs.config import Distillation, LongSequence, Network, Timeline
 from jobs.training.inputs import InputSpec
 from model.config import (
     DistillationConfig,
@@ -13,6 +13,7 @@ from model.config import (
     TableConfig,
     WukongConfig,
 )
+from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
 
 
 def ranker_config(
@@ -36,6 +37,12 @@ def ranker_config(
             num_heads=network.num_heads,
             num_summary_tokens=network.num_summary_tokens,
             max_events=num_events,
+            upstream=_upstream(network.upstream) if network.upstream else None,
+            interformer=(
+                InterFormerConfig(**network.interformer.model_dump())
+                if network.interformer
+                else None
+            ),
         )
     fields = tuple(FieldConfig(name=name, table=name) for name in spec.categorical)
     read = {field.table for field in fields} | (
@@ -65,6 +72,13 @@ def ranker_config(
         tasks=tuple(tasks),
         head_hidden=network.head_hidden,
         dropout=network.dropout,
+    )
+
+
+def _upstream(sizes: LongSequence) -> UpstreamConfig:
+    return UpstreamConfig(
+        branches=tuple(BranchConfig(window=window) for window in sizes.windows),
+        **sizes.model_dump(exclude={"windows"}),
     )
 
 

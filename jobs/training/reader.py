@@ -46,6 +46,8 @@ class Reader:
     max_events: int
     teacher: np.ndarray | None = None
     """Teacher probabilities by packed row and model task."""
+    whole_timelines: bool = False
+    """Whether the model reads a timeline from its first event on."""
 
     def rows(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         """Rows with a label that matured in a segment, in time order, and which labels did."""
@@ -65,7 +67,7 @@ class Reader:
         A checkpoint holds the out-of-vocabulary row there if they were evicted at its version, and
         what it has learnt of them if not.
         """
-        batch = self.packed.batch(rows, self.max_events)
+        batch = self.packed.batch(rows, self.max_events, whole=self.whole_timelines)
         domain = torch.from_numpy(self.domains)[batch.domain]
         return Batch(batch.categorical, batch.dense, domain, batch.history)
 

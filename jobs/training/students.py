@@ -126,6 +126,7 @@ def student_reader(
             config.timeline.num_events if network.num_events is None else network.num_events
         ),
         teacher=teacher,
+        whole_timelines=network.upstream is not None,
     )
 
 

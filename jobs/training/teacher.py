@@ -85,7 +85,8 @@ class TeacherJob:
 def teacher_reader(config: RunConfig, packed: Packed) -> Reader:
     """The teacher's batches: all rows, domains and tasks."""
     spec = packed.spec
-    events = config.teacher.network.num_events
+    network = config.teacher.network
+    events = network.num_events
     return Reader(
         packed=packed,
         tasks=list(range(len(spec.tasks))),
@@ -93,4 +94,5 @@ def teacher_reader(config: RunConfig, packed: Packed) -> Reader:
         domains=np.arange(len(spec.domains)),
         batch_size=config.teacher.batch_size,
         max_events=config.timeline.num_events if events is None else events,
+        whole_timelines=network.upstream is not None,
     )

@@ -77,6 +77,13 @@ def test_lists_are_replaced_whole():
         ({"contract.feeds.shown.idd": 1}, "unknown key contract.feeds.shown.idd; did you mean"),
         ({"contract.features.windows_days": [7]}, "contract: features.windows_days"),
         ({"teacher.network.num_events": 129}, "teacher: network.num_events is at most timeline"),
+        (
+            {
+                "teacher.network.num_events": 0,
+                "teacher.network.interformer": {"max_events": 8},
+            },
+            "upstream and interformer read a history; found 0 events",
+        ),
         ({"contract": "/nowhere/log.yaml"}, "contract: no file /nowhere/log.yaml"),
         ([1], "overrides: a JSON object of settings; found [1]"),
     ],

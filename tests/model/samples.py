@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from model.batch import Batch, JaggedEvents
+from model.batch import Batch, Timelines
 from model.config import (
     DistillationConfig,
     FieldConfig,
@@ -14,6 +14,7 @@ from model.config import (
     TableConfig,
     WukongConfig,
 )
+from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
 
 
 def wukong_config(**changes: Any) -> WukongConfig:
@@ -41,6 +42,24 @@ def history_config(**changes: Any) -> HistoryConfig:
         "max_events": 16,
     }
     return HistoryConfig(**(values | changes))
+
+
+def upstream_config(**changes: Any) -> UpstreamConfig:
+    """Two stages of two branches, the tokens of the second being pairs."""
+    values = {
+        "branches": (BranchConfig(), BranchConfig(window=2)),
+        "num_stages": 2,
+        "layers_per_stage": 1,
+        "ffn_hidden": 6,
+        "num_summary_tokens": 2,
+    }
+    return UpstreamConfig(**(values | changes))
+
+
+def interformer_config(**changes: Any) -> InterFormerConfig:
+    """Both directions, every count different."""
+    values = {"num_cls_tokens": 3, "num_pma_tokens": 1, "num_recent_tokens": 2, "max_events": 5}
+    return InterFormerConfig(**(values | changes))
 
 
 def ranker_config(**changes: Any) -> RankerConfig:
@@ -85,40 +104,78 @@ def distillation_config(**changes: Any) -> DistillationConfig:
     return DistillationConfig(**(values | changes))
 
 
-def make_batch(config: RankerConfig, lengths: tuple[int, ...], seed: int = 0) -> Batch:
-    """Random rows with histories of the given lengths."""
+HOUR_US = 3_600_000_000
+
+
+def make_batch(
+    config: RankerConfig,
+    lengths: tuple[int, ...],
+    seed: int = 0,
+    rows: tuple[tuple[int, int], ...] | None = None,
+) -> Batch:
+    """Random rows that share timelines.
+
+    Args:
+        config: What reads the rows.
+        lengths: Events of each segment.
+        seed: Seed of every value.
+        rows: Segment of each row, and how many events of it the row knows; if left out, each
+            segment has one row, and it knows them all.
+    """
     generator = torch.Generator().manual_seed(seed)
-    rows = {table.name: table.num_rows for table in config.tables}
+    sizes = {table.name: table.num_rows for table in config.tables}
+    rows = tuple(enumerate(lengths)) if rows is None else rows
 
     def indexes(fields: tuple[FieldConfig, ...], count: int) -> torch.Tensor:
-        columns = [torch.randint(rows[f.table], (count,), generator=generator) for f in fields]
+        columns = [torch.randint(sizes[f.table], (count,), generator=generator) for f in fields]
         return torch.stack(columns, dim=1)
 
     history = None
     if config.history is not None:
-        history = JaggedEvents(
-            indexes(config.history.fields, sum(lengths)),
-            torch.randn(sum(lengths), config.history.num_dense, generator=generator),
-            torch.tensor([0, *lengths]).cumsum(0),
+        offsets = torch.tensor([0, *lengths]).cumsum(0)
+        segment = torch.tensor([segment for segment, _ in rows], dtype=torch.int64)
+        end = offsets[segment] + torch.tensor([known for _, known in rows], dtype=torch.int64)
+        history = Timelines(
+            categorical=indexes(config.history.fields, sum(lengths)),
+            dense=torch.randn(sum(lengths), config.history.num_dense, generator=generator),
+            event_us=(torch.rand(sum(lengths), generator=generator).cumsum(0) * HOUR_US).long(),
+            offsets=offsets,
+            segment=segment,
+            start=torch.maximum(offsets[segment], end - config.history.max_events),
+            end=end,
+            row_us=(1 + sum(lengths) + torch.arange(len(rows))) * HOUR_US,
         )
     return Batch(
-        indexes(config.fields, len(lengths)),
-        torch.randn(len(lengths), config.num_dense, generator=generator),
-        torch.randint(len(config.domains), (len(lengths),), generator=generator),
+        indexes(config.fields, len(rows)),
+        torch.randn(len(rows), config.num_dense, generator=generator),
+        torch.randint(len(config.domains), (len(rows),), generator=generator),
         history,
     )
 
 
 def select_rows(batch: Batch, rows: list[int]) -> Batch:
-    """The given rows of a batch, in the given order."""
+    """The given rows of a batch, in the given order, each with a segment of its own.
+
+    A segment ends at its row's cut-off, so that it holds nothing that the row may not see.
+    """
     history = batch.history
     if history is not None:
-        starts, ends = history.offsets[:-1].tolist(), history.offsets[1:].tolist()
-        events = [e for row in rows for e in range(starts[row], ends[row])]
-        lengths = [ends[row] - starts[row] for row in rows]
-        history = JaggedEvents(
-            history.categorical[events],
-            history.dense[events],
-            torch.tensor([0, *lengths]).cumsum(0),
+        first = history.offsets[history.segment[rows]]
+        lengths = history.end[rows] - first
+        at = [
+            e
+            for f, n in zip(first.tolist(), lengths.tolist(), strict=True)
+            for e in range(f, f + n)
+        ]
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        history = Timelines(
+            categorical=history.categorical[at],
+            dense=history.dense[at],
+            event_us=history.event_us[at],
+            offsets=offsets,
+            segment=torch.arange(len(rows)),
+            start=history.start[rows] - first + offsets[:-1],
+            end=offsets[1:],
+            row_us=history.row_us[rows],
         )
     return Batch(batch.categorical[rows], batch.dense[rows], batch.domain[rows], history)

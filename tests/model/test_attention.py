@@ -1,126 +1,200 @@
-"""Attention over jagged timelines against dense attention, row by row."""
+"""Attention over jagged sequences against dense attention, query by query."""
+
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
-from model import attention
-from model.attention import EventEmbedding, TargetAttention, jagged_attention
-from tests.model.samples import history_config, ranker_config
+from model.attention import attend
+from model.attention import windows as windows_module
+from model.attention.bucketed import bucketed_attention
+from model.attention.flex import flex_window_attention
+from model.attention.windows import Windows
 from tests.reference import model_attention as reference
 
 
-def make_inputs(lengths, num_heads=2, num_queries=3, head_dim=4, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(len(lengths))
-    query = torch.randn(len(lengths), num_heads, num_queries, head_dim, generator=generator)
-    key = torch.randn(sum(lengths), num_heads, head_dim, generator=generator)
-    value = torch.randn(sum(lengths), num_heads, head_dim, generator=generator)
-    offsets = torch.tensor([0, *lengths]).cumsum(0)
-    return query.to(dtype), key.to(dtype), value.to(dtype), offsets
+def make_inputs(windows, num_heads=2, head_dim=4, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(len(windows.start))
+    counts = [len(windows.start), int(windows.key_offsets[-1]), int(windows.key_offsets[-1])]
+    return [
+        torch.randn(count, num_heads, head_dim, generator=generator, dtype=dtype)
+        for count in counts
+    ]
 
 
-@settings(deadline=None, max_examples=30)
-@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=20))
-def test_jagged_attention_and_its_gradients_equal_dense_attention(lengths):
-    *inputs, offsets = make_inputs(lengths)
-    inputs = [x.requires_grad_() for x in inputs]
-    actual = jagged_attention(*inputs, offsets)
-    expected = reference.jagged_attention(*inputs, offsets)
-    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-10)
-    direction = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1)).double()
-    for a, e in zip(
-        torch.autograd.grad(actual, inputs, direction, materialize_grads=True),
-        torch.autograd.grad(expected, inputs, direction, allow_unused=True, materialize_grads=True)
-        if sum(lengths)
-        else [torch.zeros_like(x) for x in inputs],
-        strict=True,
-    ):
-        torch.testing.assert_close(a, e, atol=1e-12, rtol=1e-10)
+def offsets(*lengths):
+    return torch.tensor([0, *lengths]).cumsum(0)
 
 
-def test_single_precision_stays_within_a_millionth():
-    inputs = make_inputs([0, 256, 1, 60, 200], dtype=torch.float32)
-    torch.testing.assert_close(
-        jagged_attention(*inputs), reference.jagged_attention(*inputs), atol=1e-6, rtol=1e-5
+def gradients(output, inputs):
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    return torch.autograd.grad(
+        output, inputs, direction.to(output), allow_unused=True, materialize_grads=True
     )
 
 
-def test_events_of_other_rows_change_nothing():
-    query, key, value, offsets = make_inputs([3, 5, 2, 0, 7])
-    before = jagged_attention(query, key, value, offsets)
+@st.composite
+def windows(draw):
+    """Groups with queries that read any part of their keys; some have no query, some no key."""
+    groups = draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=9))
+    first, bounds = 0, []
+    for num_queries, num_keys in groups:
+        for _ in range(num_queries):
+            low = draw(st.integers(0, num_keys))
+            bounds.append((first + low, first + draw(st.integers(low, num_keys))))
+        first += num_keys
+    start, end = torch.tensor(bounds, dtype=torch.int64).view(-1, 2).unbind(1)
+    queries, keys = (offsets(*(group[i] for group in groups)) for i in range(2))
+    return Windows(queries, keys, start, end)
+
+
+@settings(deadline=None, max_examples=40)
+@given(windows=windows(), queries_per_block=st.sampled_from([2, 256]))
+def test_attention_and_its_gradients_equal_dense_attention(windows, queries_per_block):
+    with mock.patch.object(windows_module, "QUERIES_PER_BLOCK", queries_per_block):
+        assert_equals_dense_attention(windows)
+
+
+def assert_equals_dense_attention(windows):
+    inputs = [x.requires_grad_() for x in make_inputs(windows)]
+    actual = attend(*inputs, windows)
+    if len(windows.start) == 0:
+        assert actual.shape == inputs[0].shape
+        return
+    expected = reference.attend(*inputs, windows.start, windows.end)
+    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-10)
+    if not bool((windows.end > windows.start).any()):
+        return
+    for a, e in zip(gradients(actual, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(a, e, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@settings(deadline=None, max_examples=15)
+@given(windows=windows())
+def test_the_kernel_of_a_gpu_reads_the_same_windows(windows):
+    # On a CPU the same function runs unfused, forward only.
+    inputs = make_inputs(windows)
+    actual = flex_window_attention(*inputs, windows)
+    torch.testing.assert_close(actual, bucketed_attention(*inputs, windows), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("head_dim", [8, 16, 48])
+def test_on_a_gpu_attention_and_its_gradients_equal_those_on_a_cpu(head_dim):
+    lengths = offsets(3, 0, 300, 1, 129)
+    rows = Windows(offsets(12, 4, 12, 4, 4), lengths, *spread_windows(lengths, (12, 4, 12, 4, 4)))
+    for windows in (Windows.causal(lengths, None), Windows.causal(lengths, 17), rows):
+        here = [x.requires_grad_() for x in make_inputs(windows, 2, head_dim, torch.float32)]
+        there = [x.detach().cuda().requires_grad_() for x in here]
+        parts = (windows.query_offsets, windows.key_offsets, windows.start, windows.end)
+        expected = attend(*here, windows)
+        actual = attend(*there, Windows(*(part.cuda() for part in parts)))
+        torch.testing.assert_close(actual.cpu(), expected, atol=1e-5, rtol=1e-5)
+        for a, e in zip(gradients(actual, there), gradients(expected, here), strict=True):
+            torch.testing.assert_close(a.cpu(), e, atol=1e-4, rtol=1e-4)
+
+
+def spread_windows(lengths, num_queries):
+    """Windows of each group that end at evenly spread places."""
+    start, end = [], []
+    for first, last, n in zip(
+        lengths[:-1].tolist(), lengths[1:].tolist(), num_queries, strict=True
+    ):
+        start += [first] * n
+        end += [first + (last - first) * (i + 1) // n for i in range(n)]
+    return torch.tensor(start), torch.tensor(end)
+
+
+def test_single_precision_stays_within_a_hundred_thousandth():
+    windows = Windows.of_rows(offsets(0, 256, 1, 60, 200), 3)
+    inputs = [x.requires_grad_() for x in make_inputs(windows, dtype=torch.float32)]
+    actual, expected = (
+        attend(*inputs, windows),
+        reference.attend(*inputs, windows.start, windows.end),
+    )
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    for a, e in zip(gradients(actual, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(a, e, atol=1e-4, rtol=1e-4)
+
+
+def test_keys_of_other_groups_change_nothing_even_as_nan():
+    lengths = offsets(3, 5, 2, 0, 7)
+    windows = Windows.of_rows(lengths, 2)
+    query, key, value = make_inputs(windows)
+    before = attend(query, key, value, windows)
     for row in range(5):
         foreign = torch.ones(17, dtype=torch.bool)
-        foreign[offsets[row] : offsets[row + 1]] = False
-        poisoned_key, poisoned_value = key.clone(), value.clone()
-        poisoned_key[foreign] = torch.nan
-        poisoned_value[foreign] = torch.nan
-        after = jagged_attention(query, poisoned_key, poisoned_value, offsets)
-        torch.testing.assert_close(after[row], before[row], atol=0.0, rtol=0.0)
+        foreign[lengths[row] : lengths[row + 1]] = False
+        poisoned = [x.masked_fill(foreign[:, None, None], torch.nan) for x in (key, value)]
+        after = attend(query, *poisoned, windows)
+        own = slice(2 * row, 2 * row + 2)
+        torch.testing.assert_close(after[own], before[own], atol=0.0, rtol=0.0)
 
 
-def test_order_of_events_within_a_row_changes_nothing():
-    query, key, value, offsets = make_inputs([4, 3])
+def test_keys_beyond_every_cut_off_change_nothing_even_as_nan():
+    windows = Windows(
+        offsets(2, 1), offsets(6, 4), torch.tensor([1, 2, 6]), torch.tensor([4, 3, 9])
+    )
+    query, key, value = make_inputs(windows)
+    inputs = [query, key, value]
+    unread = torch.tensor([0, 4, 5, 9])
+    poisoned = [x.clone() for x in inputs]
+    poisoned[1][unread], poisoned[2][unread] = torch.nan, torch.nan
+    results = []
+    for given_inputs in (inputs, poisoned):
+        leaves = [x.requires_grad_() for x in given_inputs]
+        output = attend(*leaves, windows)
+        results.append((output, *gradients(output, leaves)))
+    for clean, dirty in zip(*results, strict=True):
+        assert torch.equal(clean, dirty)
+
+
+def test_keys_beyond_the_cut_off_of_one_query_get_exact_zeros():
+    windows = Windows(offsets(2), offsets(6), torch.tensor([0, 0]), torch.tensor([3, 6]))
+    query, key, value = make_inputs(windows)
+    later = torch.tensor([3, 4, 5])
+    poisoned = [x.clone() for x in (key, value)]
+    for x in poisoned:
+        x[later] = 1e30
+    leaves = [x.requires_grad_() for x in (query, *poisoned)]
+    output = attend(*leaves, windows)
+    assert torch.equal(output[0], attend(query, key, value, windows)[0])
+    for gradient in torch.autograd.grad(output[0].sum(), leaves[1:]):
+        assert gradient[later].abs().max() == 0
+
+
+def test_a_causal_token_reads_itself_and_at_most_the_width_before_it():
+    windows = Windows.causal(offsets(3, 0, 2), 2)
+    assert windows.start.tolist() == [0, 0, 1, 3, 3]
+    assert windows.end.tolist() == [1, 2, 3, 4, 5]
+    assert Windows.causal(offsets(3, 0, 2), None).start.tolist() == [0, 0, 0, 3, 3]
+
+
+def test_a_block_of_queries_holds_no_key_that_none_of_them_reads():
+    windows = Windows.causal(offsets(600, 3), 8)
+    sizes = sorted((b.num_queries, b.num_keys) for b in windows.buckets)
+    # The blocks of 256, 256 and 88 queries with 7 keys before their first, and the short group.
+    assert sizes == [(3, 3), (88, 95), (256, 256), (256, 263)]
+    with mock.patch.object(windows_module, "QUERIES_PER_BLOCK", 7):
+        assert_equals_dense_attention(Windows.causal(offsets(30, 3), 8))
+
+
+def test_order_of_keys_within_a_window_changes_nothing():
+    windows = Windows.of_rows(offsets(4, 3), 3)
+    query, key, value = make_inputs(windows)
     order = [2, 0, 3, 1, 6, 4, 5]
     torch.testing.assert_close(
-        jagged_attention(query, key[order], value[order], offsets),
-        jagged_attention(query, key, value, offsets),
+        attend(query, key[order], value[order], windows), attend(query, key, value, windows)
     )
 
 
 def test_large_scores_neither_overflow_nor_let_padding_in():
-    query, key, value, offsets = make_inputs([1, 6], dtype=torch.float32)
-    inputs = (query * 1e4, key * -1e4, value, offsets)
-    torch.testing.assert_close(jagged_attention(*inputs), reference.jagged_attention(*inputs))
-
-
-def test_empty_history_yields_the_default_token():
-    torch.manual_seed(0)
-    config = ranker_config()
-    module = TargetAttention(config)
-    tokens = torch.randn(3, config.num_feature_tokens, 8)
-    summary = module(tokens, torch.randn(4, 8), torch.tensor([0, 0, 4, 4]))
-    torch.testing.assert_close(summary[0], module.default)
-    torch.testing.assert_close(summary[2], module.default)
-    assert (summary[1] - module.default).abs().min() > 1e-4
-    (gradient,) = torch.autograd.grad(summary.sum(), module.default)
-    torch.testing.assert_close(gradient, torch.full_like(gradient, 2.0))
-
-
-def test_candidate_decides_what_is_read_from_the_history():
-    torch.manual_seed(0)
-    config = ranker_config()
-    module = TargetAttention(config)
-    tokens = torch.randn(2, config.num_feature_tokens, 8)
-    events = torch.randn(6, 8).repeat(2, 1)
-    summary = module(tokens, events, torch.tensor([0, 6, 12]))
-    assert (summary[0] - summary[1]).abs().max() > 1e-3
-
-
-def test_event_embedding_is_the_normalised_sum_of_its_projections():
-    torch.manual_seed(0)
-    module = EventEmbedding(ranker_config())
-    item, event_type, dense = torch.randn(4, 5), torch.randn(4, 3), torch.randn(4, 2)
-    weight = module.projection.weight
-    total = item @ weight[:, :5].T + event_type @ weight[:, 5:8].T + dense @ weight[:, 8:].T
-    expected = torch.nn.functional.layer_norm(total + module.projection.bias, (8,))
-    torch.testing.assert_close(module((item, event_type), dense), expected)
-
-
-def test_parameters_equal_the_closed_form():
-    config = ranker_config(history=history_config(num_summary_tokens=5))
-    modules = (EventEmbedding(config), TargetAttention(config))
-    counted = sum(p.numel() for module in modules for p in module.parameters())
-    assert attention.num_parameters(config) == counted
-
-
-def test_flops_equal_the_closed_form_without_padding():
-    config = ranker_config()
-    embedding, module = EventEmbedding(config), TargetAttention(config)
-    offsets = torch.arange(0, 16 * 6 + 1, 6)  # 16 rows of 6 events
-    with FlopCounterMode(display=False) as counter:
-        events = embedding((torch.randn(96, 5), torch.randn(96, 3)), torch.randn(96, 2))
-        module(torch.randn(16, config.num_feature_tokens, 8), events, offsets)
-    expected = 16 * attention.flops(config, num_events=6)
-    assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
+    windows = Windows.of_rows(offsets(1, 6), 2)
+    query, key, value = make_inputs(windows, dtype=torch.float32)
+    torch.testing.assert_close(
+        attend(query * 1e4, key * -1e4, value, windows),
+        reference.attend(query * 1e4, key * -1e4, value, windows.start, windows.end),
+    )

@@ -5,25 +5,42 @@ import dataclasses
 import pytest
 import torch
 
-from model.batch import Batch, JaggedEvents, check_batch
+from model.batch import Batch, check_batch
 from tests.model.samples import config_without_history, history_config, make_batch, ranker_config
 
 
-@pytest.mark.parametrize("offsets", [[1, 4], [0, 3], [0, 3, 2, 4], [], [0, 5, 4]])
+def change_history(batch, **changes):
+    return dataclasses.replace(batch, history=dataclasses.replace(batch.history, **changes))
+
+
+@pytest.mark.parametrize("offsets", [[1, 5], [0, 3], [0, 3, 2, 5], [], [0, 6, 5]])
 def test_offsets_that_are_no_partition_of_the_events_are_refused(offsets):
+    batch = make_batch(ranker_config(), (2, 3))
     with pytest.raises(ValueError, match="offsets must start at 0"):
-        JaggedEvents(
-            torch.zeros(4, 1, dtype=torch.int64),
-            torch.zeros(4, 1),
-            torch.tensor(offsets, dtype=torch.int64),
-        )
+        change_history(batch, offsets=torch.tensor(offsets, dtype=torch.int64))
 
 
-def test_offsets_give_the_number_of_rows():
-    events = JaggedEvents(
-        torch.zeros(4, 1, dtype=torch.int64), torch.zeros(4, 1), torch.tensor([0, 0, 3, 4])
-    )
-    assert events.num_rows == 3
+@pytest.mark.parametrize(
+    ("start", "end"), [([0, 1], [2, 5]), ([0, 3], [2, 6]), ([1, 3], [0, 5]), ([-1, 2], [2, 5])]
+)
+def test_windows_that_leave_their_segment_are_refused(start, end):
+    batch = make_batch(ranker_config(), (2, 3))
+    with pytest.raises(ValueError, match="window must lie in its segment"):
+        change_history(batch, start=torch.tensor(start), end=torch.tensor(end))
+
+
+def test_segments_that_the_batch_lacks_are_refused():
+    batch = make_batch(ranker_config(), (2, 3))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 2\); found 0 to 2"):
+        change_history(batch, segment=torch.tensor([0, 2]))
+
+
+def test_rows_of_one_segment_read_their_own_windows():
+    batch = make_batch(ranker_config(), (5, 0, 3), rows=((2, 2), (0, 4), (1, 0), (0, 5)))
+    read = batch.history.row_events(max_events=3)
+    assert read.row.tolist() == [0, 0, 1, 1, 1, 3, 3, 3]
+    assert read.event.tolist() == [5, 6, 1, 2, 3, 2, 3, 4]
+    assert read.offsets.tolist() == [0, 2, 5, 5, 8]
 
 
 def test_history_of_other_rows_is_refused():
@@ -44,7 +61,8 @@ def test_map_reaches_every_tensor():
     copy = batch.map(lambda tensor: seen.append(tensor.data_ptr()) or tensor.clone())
     history = batch.history
     tensors = [batch.categorical, batch.dense, batch.domain]
-    tensors += [history.categorical, history.dense, history.offsets]
+    tensors += [history.categorical, history.dense, history.event_us, history.offsets]
+    tensors += [history.segment, history.start, history.end, history.row_us]
     assert seen == [tensor.data_ptr() for tensor in tensors]
     torch.testing.assert_close(copy.history.offsets, torch.tensor([0, 2, 2, 5]))
 
@@ -53,10 +71,6 @@ def test_readable_batches_pass():
     check_batch(make_batch(ranker_config(), (2, 0, 16)), ranker_config())
     check_batch(make_batch(ranker_config(), (0, 0)), ranker_config())
     check_batch(make_batch(config_without_history(), (0, 0)), config_without_history())
-
-
-def change_history(batch, **changes):
-    return dataclasses.replace(batch, history=dataclasses.replace(batch.history, **changes))
 
 
 @pytest.mark.parametrize(
@@ -96,4 +110,4 @@ def test_batch_that_does_not_fit_the_ranker_is_refused(mutate, message):
 def test_history_longer_than_the_ranker_reads_is_refused():
     config = ranker_config(history=history_config(max_events=4))
     with pytest.raises(ValueError, match="at most 4 events; found 5"):
-        check_batch(make_batch(config, (4, 5)), config)
+        check_batch(make_batch(ranker_config(), (4, 5)), config)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import ranker
@@ -15,12 +16,30 @@ from model.ranker import Ranker, Student
 from tests.model.samples import (
     config_without_history,
     distillation_config,
+    history_config,
+    interformer_config,
     make_batch,
     ranker_config,
     select_rows,
+    upstream_config,
 )
 
 LENGTHS = (3, 0, 16, 1, 7, 2)
+
+
+def gem_config(**changes):
+    """Upstream, downstream and InterFormer."""
+    parts = {"upstream": upstream_config(), "interformer": interformer_config()}
+    return ranker_config(history=history_config(**(parts | changes)))
+
+
+FORMS = [
+    pytest.param(ranker_config(), id="target_attention"),
+    pytest.param(gem_config(interformer=None), id="upstream"),
+    pytest.param(gem_config(upstream=None), id="interformer"),
+    pytest.param(gem_config(), id="gem"),
+]
+"""Every form of the sequence side."""
 
 
 def all_rows_counted(batch):
@@ -28,15 +47,74 @@ def all_rows_counted(batch):
     return mask, torch.full((3,), float(batch.num_rows))
 
 
-@pytest.mark.parametrize("config", [ranker_config(), config_without_history()])
+@pytest.mark.parametrize(
+    "config",
+    [ranker_config(), config_without_history(), gem_config(), gem_config(interformer=None)],
+)
 def test_parameters_and_flops_equal_the_closed_forms(config):
     model = Ranker(config)
     assert ranker.num_parameters(config) == sum(p.numel() for p in model.parameters())
     batch = make_batch(config, (6,) * 8)
-    with FlopCounterMode(display=False) as counter:
+    # The counter knows the attention of the plain backend alone.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(batch)
     expected = 8 * ranker.flops(config, num_events=6)
+    if config.history and config.history.upstream:
+        # The counter sees whole squares where a causal layer uses a part of them: in two branches,
+        # 6 tokens and then 3, of which the second branch's read at most 2.
+        expected += 8 * 4 * config.width * ((36 - 21) + (36 - 11) + (9 - 6) + (9 - 5))
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("config", FORMS)
+def test_rows_that_share_a_timeline_score_as_with_their_own(config):
+    model = Ranker(config)
+    rows = ((0, 9), (1, 3), (0, 4), (2, 0), (0, 9), (1, 1))
+    batch = make_batch(config, (9, 3, 5), rows=rows)
+    own = select_rows(batch, list(range(6)))
+    gradients = []
+    for given in (batch, own):
+        model.zero_grad()
+        model(given).logits.square().sum().backward()
+        gradients.append([p.grad.to_dense().clone() for p in model.parameters()])
+    torch.testing.assert_close(model(batch).logits, model(own).logits, atol=1e-5, rtol=1e-5)
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", FORMS)
+def test_no_row_sees_an_event_at_or_after_its_cut_off(config):
+    model = Ranker(config)
+    rows = ((0, 6), (0, 9), (0, 3), (0, 0))
+    batch = make_batch(config, (9,), rows=rows)
+    clean = model(batch).logits
+    history = batch.history
+    changes = {
+        "categorical": history.categorical * 0,
+        "dense": history.dense + 3.0,
+        "event_us": history.event_us + 10**12,
+    }
+    for place in range(9):
+        changed = {
+            name: torch.cat([getattr(history, name)[:place], values[place:]])
+            for name, values in changes.items()
+        }
+        dirty = model(dataclasses.replace(batch, history=dataclasses.replace(history, **changed)))
+        blind = [row for row, (_, known) in enumerate(rows) if known <= place]
+        assert torch.equal(dirty.logits[blind], clean[blind]), place
+        assert not torch.equal(dirty.logits[1], clean[1]), place
+
+
+def test_a_user_is_represented_without_a_candidate():
+    config = gem_config()
+    model = Ranker(config)
+    batch = make_batch(config, (9, 4), rows=((0, 9), (1, 2), (0, 9), (0, 5)))
+    users = model.represent_user(batch.history)
+    assert users.shape == (4, 4 * 8)
+    assert torch.equal(users[0], users[2])
+    assert not torch.equal(users[0], users[3])
+    with pytest.raises(ValueError, match="only a ranker with an upstream"):
+        Ranker(ranker_config()).represent_user(batch.history)
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others():
@@ -55,25 +133,28 @@ def test_building_a_ranker_leaves_the_global_random_state_alone():
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_scores_do_not_depend_on_the_order_of_the_batch():
-    model = Ranker(ranker_config())
-    batch = make_batch(ranker_config(), LENGTHS)
+@pytest.mark.parametrize("config", FORMS)
+def test_scores_do_not_depend_on_the_order_of_the_batch(config):
+    model = Ranker(config)
+    batch = make_batch(config, LENGTHS)
     order = [4, 1, 5, 0, 3, 2]
     torch.testing.assert_close(
         model(select_rows(batch, order)).logits, model(batch).logits[order], atol=1e-5, rtol=1e-5
     )
 
 
-def test_appended_rows_change_nothing():
-    model = Ranker(ranker_config())
-    batch = make_batch(ranker_config(), LENGTHS)
+@pytest.mark.parametrize("config", FORMS)
+def test_appended_rows_change_nothing(config):
+    model = Ranker(config)
+    batch = make_batch(config, LENGTHS)
     alone = model(select_rows(batch, [0, 1])).logits
     torch.testing.assert_close(model(batch).logits[:2], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_poisoned_events_of_one_row_reach_no_other_row():
-    model = Ranker(ranker_config())
-    batch = make_batch(ranker_config(), LENGTHS)
+@pytest.mark.parametrize("config", FORMS)
+def test_poisoned_events_of_one_row_reach_no_other_row(config):
+    model = Ranker(config)
+    batch = make_batch(config, LENGTHS)
     clean = model(batch).logits
     with torch.no_grad():
         model.tables["table_event_type"].weight[3] = torch.nan
@@ -144,29 +225,42 @@ def train(model, batch, num_steps):
     return losses
 
 
-def test_one_tiny_batch_overfits():
-    losses = train(Ranker(ranker_config()), make_batch(ranker_config(), LENGTHS), num_steps=150)
+@pytest.mark.parametrize("config", [ranker_config(), gem_config()])
+def test_one_tiny_batch_overfits(config):
+    losses = train(Ranker(config), make_batch(config, LENGTHS), num_steps=150)
     assert losses[0] > 1.5
     assert losses[-1] < 0.01
 
 
-def test_training_twice_gives_bit_identical_weights():
-    batch = make_batch(ranker_config(), LENGTHS)
-    first, second = Ranker(ranker_config(), seed=1), Ranker(ranker_config(), seed=1)
+@pytest.mark.parametrize("config", [ranker_config(), gem_config()])
+def test_training_twice_gives_bit_identical_weights(config):
+    batch = make_batch(config, LENGTHS)
+    first, second = Ranker(config, seed=1), Ranker(config, seed=1)
     assert train(first, batch, num_steps=5) == train(second, batch, num_steps=5)
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, second.state_dict()[name]), name
 
 
-def test_every_weight_takes_part_in_the_score():
-    model = Ranker(ranker_config())
-    model(make_batch(ranker_config(), LENGTHS)).logits.square().sum().backward()
+@pytest.mark.parametrize("config", FORMS)
+def test_every_weight_takes_part_in_the_score(config):
+    model = Ranker(config)
+    model(make_batch(config, LENGTHS)).logits.square().sum().backward()
     idle = [
         name
         for name, parameter in model.named_parameters()
         if parameter.grad is None or parameter.grad.to_dense().abs().max() == 0
     ]
     assert idle == []
+
+
+@pytest.mark.parametrize("config", FORMS)
+def test_a_batch_without_any_event_gives_every_weight_a_gradient(config):
+    # Workers that wait for one another's gradients would wait for ever for one that is absent.
+    model = Ranker(config)
+    model(make_batch(config, (0, 0))).logits.sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
+    assert all(gradient.to_dense().isfinite().all() for gradient in gradients.values())
 
 
 def test_dropout_acts_in_training_only():

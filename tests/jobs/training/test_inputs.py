@@ -179,8 +179,7 @@ def test_a_history_is_the_slice_before_its_end(rows, packed):
         f: {v: i + 1 for i, v in enumerate(c.to_pylist())} for f, c in vocabulary.values.items()
     }
     lists = {(t["user_id"], t["day"]): t for t in rows.timelines.to_pylist()}
-    batch = packed.batch(np.arange(packed.num_rows), cut)
-    offsets = batch.history.offsets.tolist()
+    history = packed.batch(np.arange(packed.num_rows), cut).history
     for at, row in enumerate(sorted(rows.examples.to_pylist(), key=sort_key)):
         line = lists[row["user_id"], row["day"]]
         near = slice(max(0, row["history_end"] - cut), row["history_end"])
@@ -190,23 +189,43 @@ def test_a_history_is_the_slice_before_its_end(rows, packed):
                 line["item_id"][near], line["event_type"][near], line["surface"][near], strict=True
             )
         ]
-        own = slice(offsets[at], offsets[at + 1])
-        assert batch.history.categorical[own].tolist() == expected
-        ages = [(row["event_ts"] - time).total_seconds() for time in line["event_ts"][near]]
-        np.testing.assert_allclose(
-            batch.history.dense[own, 0], [math.log1p(a / 60) / 4 for a in ages], rtol=1e-5
-        )
+        own = slice(int(history.start[at]), int(history.end[at]))
+        assert history.categorical[own].tolist() == expected
+        times = [inputs.to_us(time) for time in line["event_ts"][near]]
+        assert history.event_us[own].tolist() == times
+        assert history.row_us[at] == inputs.to_us(row["event_ts"])
         values = [math.log1p(value or 0.0) for value in line["value"][near]]
-        np.testing.assert_allclose(batch.history.dense[own, 1], values, rtol=1e-6)
+        np.testing.assert_allclose(history.dense[own, 0], values, rtol=1e-6)
 
 
-def test_rows_of_a_batch_may_come_in_any_order(packed):
+def test_a_timeline_stands_once_from_the_first_event_read_to_the_last(packed):
+    at = np.flatnonzero(packed.timeline == np.bincount(packed.timeline).argmax())
+    assert len(at) > 3
+    first, last = packed.history_end[at].min(), packed.history_end[at].max()
+    history = packed.batch(at, 2).history
+    assert history.segment.tolist() == [0] * len(at)
+    assert history.offsets.tolist() == [0, last - max(0, first - 2)]
+    whole = packed.batch(at, 2, whole=True).history
+    assert whole.offsets.tolist() == [0, last]
+    assert whole.end.tolist() == packed.history_end[at].tolist()
+    shift = max(0, first - 2)
+    assert torch.equal(whole.event_us[shift:], history.event_us)
+    assert torch.equal(whole.end - shift, history.end)
+    assert torch.equal(whole.start - shift, history.start)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_rows_of_a_batch_may_come_in_any_order(packed, whole):
     order = np.array([17, 3, 101, 3])
-    batch, whole = packed.batch(order, 5), packed.batch(np.arange(packed.num_rows), 5)
-    ends = whole.history.offsets.tolist()
-    expected = torch.cat([whole.history.dense[ends[row] : ends[row + 1]] for row in order])
-    assert torch.equal(batch.history.dense, expected)
-    assert torch.equal(batch.categorical, whole.categorical[order.tolist()])
+    batch = packed.batch(order, 5, whole=whole)
+    every = packed.batch(np.arange(packed.num_rows), 5, whole=whole)
+    for at, row in enumerate(order):
+        one, two = (
+            [x[h.start[i] : h.end[i]] for x in (h.categorical, h.dense, h.event_us)]
+            for h, i in ((batch.history, at), (every.history, row))
+        )
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert torch.equal(batch.categorical, every.categorical[order.tolist()])
 
 
 def test_what_comes_after_a_history_changes_no_batch(rows, packed, tmp_path):
@@ -232,21 +251,10 @@ def test_what_comes_after_a_history_changes_no_batch(rows, packed, tmp_path):
     assert not changed.equals(rows.timelines)
     other = written(tmp_path, rows.examples, changed, rows.vocabulary())
     at = np.arange(packed.num_rows)
-    one, two = packed.batch(at, 6).history, other.batch(at, 6).history
-    assert torch.equal(one.categorical, two.categorical)
-    assert torch.equal(one.dense, two.dense)
-    assert torch.equal(one.offsets, two.offsets)
-
-
-def test_an_event_later_than_its_impression_has_age_zero(rows, tmp_path):
-    late = edited(
-        rows.timelines,
-        lambda _, name, values: (
-            [v + timedelta(days=9) for v in values] if name == "event_ts" else values
-        ),
-    )
-    other = written(tmp_path, rows.examples, late, rows.vocabulary())
-    assert other.batch(np.arange(other.num_rows), 6).history.dense[:, 0].abs().max() == 0
+    for whole in (False, True):
+        one, two = (p.batch(at, 6, whole=whole).history for p in (packed, other))
+        for name in ("categorical", "dense", "event_us", "offsets", "start", "end"):
+            assert torch.equal(getattr(one, name), getattr(two, name)), name
 
 
 def test_a_model_without_history_gets_none(packed):
@@ -280,8 +288,10 @@ def test_the_same_tables_give_the_same_files(rows, tmp_path):
 def test_the_order_of_timelines_changes_no_batch(rows, packed, tmp_path):
     turned = rows.timelines.take(np.arange(rows.timelines.num_rows)[::-1])
     other = written(tmp_path, rows.examples, turned, rows.vocabulary())
-    at = np.arange(packed.num_rows)
-    assert torch.equal(packed.batch(at, 6).history.dense, other.batch(at, 6).history.dense)
+    one, two = (p.batch(np.arange(p.num_rows), 6).history for p in (packed, other))
+    for row in range(packed.num_rows):
+        own = [h.event_us[h.start[row] : h.end[row]] for h in (one, two)]
+        assert torch.equal(*own)
 
 
 def test_a_pack_that_fails_half_way_leaves_the_old_one(rows, tmp_path, monkeypatch):

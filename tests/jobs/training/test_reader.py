@@ -34,7 +34,7 @@ class Labels:
         self.matured = Packed.matured.__get__(self)
         self.spec = InputSpec([], [], [], [], [], {}, None)
 
-    def batch(self, rows, max_events):
+    def batch(self, rows, max_events, *, whole):
         return samples.bare_batch(len(rows))
 
 

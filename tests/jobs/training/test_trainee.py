@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.config import Trial
+from jobs.config import Interleaving, LongSequence, Trial
 from jobs.errors import ConfigError
 from jobs.training import trainee
 from jobs.training.checkpoints import load_model, weights_hash
@@ -80,6 +80,23 @@ def test_a_chain_of_runs_equals_one_run(config, reader, tmp_path):
     _, chained, two = trained(config, reader, [SECOND], parent=trained_first)
     assert_same_learner(whole, chained, atol=1e-6)
     np.testing.assert_allclose([r.sums for r in one + two], [r.sums for r in results], rtol=1e-6)
+
+
+def test_a_teacher_that_reads_whole_timelines_learns_and_goes_on(world, tmp_path):
+    network = samples.network(
+        upstream=LongSequence(windows=(None, 2), num_stages=2, ffn_hidden=8),
+        interformer=Interleaving(max_events=4),
+    )
+    config = samples.config(tmp_path, teacher=samples.training(network=network))
+    reader = samples.reader(config, world)
+    longest = int(reader.packed.history_end.max())
+    assert longest > samples.NUM_EVENTS
+    lengths = reader.batch(np.arange(reader.packed.num_rows)).history.offsets.diff()
+    assert lengths.max() == longest
+    _, learner, results = trained(config, reader, [FIRST, SECOND], tmp_path / "parent")
+    assert all(0.5 < ne < 1.5 for ne in results[-1].ne)
+    _, resumed = samples.teacher(config, reader, [THIRD], tmp_path / "parent")
+    assert_same_learner(learner, resumed, atol=0.0)
 
 
 @pytest.mark.parametrize("make", [samples.teacher, samples.student, twin])
