@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from model.config import RankerConfig
 from model.embeddings import DenseNormaliser
-from model.wukong import LinearCompressBlock
+from model.interaction.wukong import LinearCompressBlock
 
 NUM_BUCKETS = 8
 """Groups of rows of similar length that share one padded length inside `jagged_attention`."""

@@ -4,17 +4,16 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
+
+from model.frozen import Frozen
+from model.interaction.config import Interaction
 
 TableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 """A table's name becomes part of a state-dict key, so it is a plain identifier."""
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class TableConfig(_Config):
+class TableConfig(Frozen):
     """One embedding table; its row 0 stands for every out-of-vocabulary value."""
 
     name: TableName
@@ -25,7 +24,7 @@ class TableConfig(_Config):
     """Width of a row; it may differ from the ranker's width d."""
 
 
-class FieldConfig(_Config):
+class FieldConfig(Frozen):
     """One categorical column and the table that its indexes point into."""
 
     name: str
@@ -34,24 +33,7 @@ class FieldConfig(_Config):
     """Name of a `TableConfig`; several fields may share one table."""
 
 
-class WukongConfig(_Config):
-    """The interaction stack of the Wukong paper."""
-
-    num_layers: PositiveInt
-    """Stacked layers (l): interactions of orders 1 to 2^l exist after them."""
-    num_fm_tokens: PositiveInt
-    """Tokens that a layer's factorization machine block puts out (n_F)."""
-    num_lcb_tokens: PositiveInt
-    """Tokens that a layer's linear compress block puts out (n_L)."""
-    rank: PositiveInt
-    """Columns of the projection Y (k)."""
-    mlp_hidden: tuple[PositiveInt, ...]
-    """Hidden widths of the MLP after the factorization machine, and of the MLP that makes Y."""
-    attentive: bool = True
-    """Whether Y depends on the row (the paper's default) or is a fixed parameter."""
-
-
-class HistoryConfig(_Config):
+class HistoryConfig(Frozen):
     """The user's timeline and how the candidate attends to it."""
 
     fields: tuple[FieldConfig, ...]
@@ -76,7 +58,7 @@ class HistoryConfig(_Config):
         return self
 
 
-class RankerConfig(_Config):
+class RankerConfig(Frozen):
     """One multi-domain, multi-task ranker: a teacher, or a student's backbone."""
 
     width: PositiveInt
@@ -89,9 +71,9 @@ class RankerConfig(_Config):
     """Dense columns outside the history."""
     num_dense_tokens: int = Field(ge=0)
     """Tokens made from the dense columns together; 0 exactly when there are none."""
-    dense_hidden: PositiveInt
-    """Hidden width of the MLP that makes the dense tokens."""
-    wukong: WukongConfig
+    dense_hidden: PositiveInt | None
+    """Hidden width of the MLP that makes the dense tokens; None for a linear map."""
+    interaction: Interaction
     """The interaction stack."""
     history: HistoryConfig | None
     """The timeline, or None for a ranker without one."""
@@ -116,8 +98,8 @@ class RankerConfig(_Config):
 
     @property
     def representation_dim(self) -> int:
-        """Width of the flattened stack output, (n_F + n_L) d."""
-        return (self.wukong.num_fm_tokens + self.wukong.num_lcb_tokens) * self.width
+        """Width of the flattened stack output, m d."""
+        return self.interaction.num_output_tokens(self.num_tokens, self.width) * self.width
 
     def table_dim(self, field: FieldConfig) -> int:
         """Width of the rows that a field looks up."""
@@ -146,7 +128,19 @@ class RankerConfig(_Config):
                 f"history.num_heads: the heads must divide width {self.width}; found "
                 f"{self.history.num_heads}; choose a divisor of the width"
             )
+        self.interaction.num_output_tokens(self.num_tokens, self.width)
+        self._check_linear()
         return self
+
+    def _check_linear(self) -> None:
+        if self.interaction.kind == "logistic" and (
+            self.history or self.head_hidden or self.dense_hidden is not None
+        ):
+            raise ValueError(
+                "interaction.kind: a logistic ranker is linear, without history, head_hidden and "
+                f"dense_hidden; found history {'set' if self.history else None}, head_hidden "
+                f"{list(self.head_hidden)}, dense_hidden {self.dense_hidden}; set None, () and None"
+            )
 
     def _check_tables(self) -> None:
         tables = {table.name for table in self.tables}
@@ -168,7 +162,7 @@ class RankerConfig(_Config):
             )
 
 
-class SoftLabel(_Config):
+class SoftLabel(Frozen):
     """How one task learns from the teacher's probability for it."""
 
     task: str
@@ -183,7 +177,7 @@ class SoftLabel(_Config):
     """Loss on the soft label."""
 
 
-class DistillationConfig(_Config):
+class DistillationConfig(Frozen):
     """How a student learns from an external teacher (ExFM)."""
 
     soft_labels: Annotated[tuple[SoftLabel, ...], Field(min_length=1)]

@@ -216,4 +216,5 @@ def flops(config: RankerConfig) -> int:
 
 
 def _dense_widths(config: RankerConfig) -> tuple[int, ...]:
-    return (config.num_dense, config.dense_hidden, config.num_dense_tokens * config.width)
+    hidden = () if config.dense_hidden is None else (config.dense_hidden,)
+    return (config.num_dense, *hidden, config.num_dense_tokens * config.width)

@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from model import attention, embeddings, heads, wukong
+from model import attention, embeddings, heads
 from model.attention import EventEmbedding, TargetAttention
 from model.batch import Batch
 from model.config import DistillationConfig, RankerConfig
 from model.embeddings import EmbeddingTables, FeatureTokens
 from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter
-from model.wukong import Wukong
+from model.interaction import kinds
+from model.interaction.kinds import build_interaction
 
 
 class RankerOutput(NamedTuple):
@@ -41,7 +42,7 @@ class Ranker(nn.Module):
     """Feature tokens and summary tokens of the history interact; each domain has its own heads.
 
     X_0 = [FeatureTokens; TargetAttention(FeatureTokens, events)]
-    r   = flatten(Wukong(X_0)),  z = heads_domain(r)
+    r   = flatten(interaction(X_0)),  z = heads_domain(r)
 
     Paper: Wukong, section 3.1; GEM (Meta engineering, 2025) for the history beside the features.
     Differs: the history enters as tokens of the first layer only.
@@ -60,7 +61,9 @@ class Ranker(nn.Module):
             self.feature_tokens = FeatureTokens(config)
             self.events = EventEmbedding(config) if config.history else None
             self.attention = TargetAttention(config) if config.history else None
-            self.wukong = Wukong(config.wukong, config.num_tokens, config.width)
+            self.interaction = build_interaction(
+                config.interaction, config.num_tokens, config.width
+            )
             self.dropout = nn.Dropout(config.dropout)
             self.heads = DomainTaskHeads(config)
 
@@ -103,7 +106,7 @@ class Ranker(nn.Module):
             )
             summary = self.attention(tokens, events, batch.history.offsets)
             tokens = torch.cat([tokens, summary], dim=1)  # B F+S D
-        return self.dropout(self.wukong(tokens).flatten(1))
+        return self.dropout(self.interaction(tokens).flatten(1))
 
     def forward(self, batch: Batch) -> RankerOutput:
         representation = self.represent(batch)
@@ -177,7 +180,7 @@ def num_parameters(config: RankerConfig) -> int:
         sum(table.num_rows * table.dim for table in config.tables)
         + embeddings.num_parameters(config)
         + attention.num_parameters(config)
-        + wukong.num_parameters(config.wukong, config.num_tokens, config.width)
+        + kinds.num_parameters(config.interaction, config.num_tokens, config.width)
         + heads.num_parameters(config)
     )
 
@@ -194,6 +197,6 @@ def flops(config: RankerConfig, num_events: float) -> float:
     return (
         embeddings.flops(config)
         + attention.flops(config, num_events)
-        + wukong.flops(config.wukong, config.num_tokens, config.width)
+        + kinds.flops(config.interaction, config.num_tokens, config.width)
         + heads.flops(config)
     )

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import wukong
-from model.wukong import (
+from model.interaction import wukong
+from model.interaction.wukong import (
     FactorizationMachineBlock,
     LinearCompressBlock,
     Wukong,
@@ -15,7 +15,7 @@ from model.wukong import (
     factorization_machine,
 )
 from tests.model.samples import wukong_config
-from tests.reference import model_wukong as reference
+from tests.reference import model_interaction as reference
 
 
 @settings(deadline=None, max_examples=25)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.config import WukongConfig
+from model.interaction.config import WukongConfig
 from model.mlp import MLP, mlp_flops, mlp_num_parameters
 
 
