@@ -6,9 +6,18 @@ what cannot work.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from model.frozen import Frozen
+
+
+class CrossLayerConfig(Frozen):
+    """Attention of a Wukong layer over the inputs of the layers before it."""
+
+    num_tokens: PositiveInt
+    """Tokens that the input of each earlier layer is compressed to (m)."""
+    num_heads: PositiveInt
+    """Attention heads (H); they divide the token width."""
 
 
 class WukongConfig(Frozen):
@@ -28,9 +37,25 @@ class WukongConfig(Frozen):
     """Hidden widths of the MLP after the factorization machine, and of the MLP that makes Y."""
     attentive: bool = True
     """Whether Y depends on the row (the paper's default) or is a fixed parameter."""
+    cross_layer: CrossLayerConfig | None = None
+    """Connections from earlier layers, or None for the paper's plain stack."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "WukongConfig":
+        if self.cross_layer and self.num_layers == 1:
+            raise ValueError(
+                "interaction.cross_layer: a layer looks back at earlier ones, so there must be two "
+                "at least; found num_layers 1; add layers or leave cross_layer out"
+            )
+        return self
 
     def num_output_tokens(self, num_tokens: int, width: int) -> int:
         """Tokens of the last layer, n_F + n_L."""
+        if self.cross_layer and width % self.cross_layer.num_heads:
+            raise ValueError(
+                f"interaction.cross_layer.num_heads: the heads must divide width {width}; found "
+                f"{self.cross_layer.num_heads}; choose a divisor of the width"
+            )
         return self.num_fm_tokens + self.num_lcb_tokens
 
 

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from model.interaction import cross_layer
 from model.interaction.config import WukongConfig
+from model.interaction.cross_layer import CrossLayerAttention
 from model.mlp import MLP, mlp_flops, mlp_num_parameters
 
 
@@ -110,22 +112,46 @@ class WukongLayer(nn.Module):
 class Wukong(nn.Module):
     """The stack: after l layers the tokens hold interactions of orders 1 to 2^l.
 
-    X_{i+1} = WukongLayer_i(X_i)
+    X_{i+1} = WukongLayer_i(X_i),  or WukongLayer_i(CrossLayerAttention_i(X_i, Z_1 … Z_{i−1}))
+    Z_j     = LCB_j(X_j)
 
-    Paper: Wukong, section 3.3.
-    Differs: none; the final MLP of the paper is `model.heads`.
+    Paper: Wukong, section 3.3; GEM (Meta engineering, 2025) for the cross-layer connections.
+    Differs: the cross-layer connections are ours and optional; each input is compressed once for
+        all layers that look back at it. The final MLP of the paper is `model.heads`.
     """
 
     def __init__(self, config: WukongConfig, num_tokens: int, width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            WukongLayer(config, count, width) for count in _input_tokens(config, num_tokens)
-        )
+        counts = _input_tokens(config, num_tokens)
+        self.layers = nn.ModuleList(WukongLayer(config, count, width) for count in counts)
+        if config.cross_layer:
+            # Forked, so that all other weights of a ranker start as they do without connections.
+            with torch.random.fork_rng(devices=[]):
+                self.compressions = nn.ModuleList(
+                    LinearCompressBlock(count, config.cross_layer.num_tokens)
+                    for count in counts[:-1]
+                )
+                self.cross_layers = nn.ModuleList(
+                    CrossLayerAttention(config.cross_layer, width) for _ in counts[1:]
+                )
+        else:
+            self.compressions = self.cross_layers = None
 
     def forward(self, tokens: Float[Tensor, "B n D"]) -> Float[Tensor, "B m D"]:
-        for layer in self.layers:
-            tokens = layer(tokens)
-        return tokens
+        if self.compressions is None or self.cross_layers is None:
+            for layer in self.layers:
+                tokens = layer(tokens)
+            return tokens
+        first, *later = self.layers
+        earlier = []
+        output = first(tokens)
+        for compress, attend, layer in zip(
+            self.compressions, self.cross_layers, later, strict=True
+        ):
+            earlier.append(compress(tokens))
+            tokens = output
+            output = layer(attend(tokens, earlier))
+        return output
 
 
 def num_parameters(config: WukongConfig, num_tokens: int, width: int) -> int:
@@ -141,6 +167,9 @@ def num_parameters(config: WukongConfig, num_tokens: int, width: int) -> int:
         fmb = 2 * n * config.rank + mlp_num_parameters(_interaction_widths(config, n, width))
         residual = 0 if n == num_outputs else num_outputs * n
         total += projection + fmb + config.num_lcb_tokens * n + residual + 2 * width
+    if config.cross_layer:
+        counts = _input_tokens(config, num_tokens)
+        total += cross_layer.num_parameters(config.cross_layer, counts, width)
     return total
 
 
@@ -157,6 +186,8 @@ def flops(config: WukongConfig, num_tokens: int, width: int) -> int:
         fmb = 4 * n * width * config.rank + mlp_flops(_interaction_widths(config, n, width))
         residual = 0 if n == num_outputs else 2 * num_outputs * n * width
         total += projection + fmb + 2 * config.num_lcb_tokens * n * width + residual
+    if config.cross_layer:
+        total += cross_layer.flops(config.cross_layer, _input_tokens(config, num_tokens), width)
     return total
 
 

@@ -65,3 +65,33 @@ def mix_tokens(tokens: Tensor) -> Tensor:
 def gelu(value: float) -> float:
     """x Φ(x), Φ the normal distribution function."""
     return value * 0.5 * (1.0 + math.erf(value / math.sqrt(2.0)))
+
+
+def cross_layer_attention(
+    tokens: Tensor, earlier: list[Tensor], weights: dict[str, Tensor], num_heads: int
+) -> Tensor:
+    """Attention of layer-normed tokens over earlier ones, one row, head and query at a time.
+
+    Args:
+        tokens: Tokens that ask.
+        earlier: Compressed tokens of each earlier layer.
+        weights: `query`, `key`, `value` and `output`, each width × width and applied as x Wᵀ.
+        num_heads: Heads.
+    """
+    width = tokens.shape[2]
+    dim = width // num_heads
+    outputs = torch.empty_like(tokens)
+    for b in range(len(tokens)):
+        memory = torch.cat([z[b] for z in earlier])
+        for i in range(tokens.shape[1]):
+            normed = torch.nn.functional.layer_norm(tokens[b, i], (width,))
+            attended = []
+            for h in range(num_heads):
+                part = slice(h * dim, (h + 1) * dim)
+                query = (weights["query"] @ normed)[part]
+                scores = [float(query @ (weights["key"] @ z)[part]) / dim**0.5 for z in memory]
+                exps = [math.exp(score) for score in scores]
+                values = [(weights["value"] @ z)[part] for z in memory]
+                attended.append(sum(e / sum(exps) * v for e, v in zip(exps, values, strict=True)))
+            outputs[b, i] = weights["output"] @ torch.cat(attended)
+    return outputs

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import ranker
 from model.interaction import kinds
 from model.interaction.config import (
+    CrossLayerConfig,
     DcnV2Config,
     DlrmConfig,
     Interaction,
@@ -21,6 +22,7 @@ from tests.model.samples import config_without_history, make_batch, ranker_confi
 
 STACKS = [
     (wukong_config(), 5),
+    (wukong_config(cross_layer=CrossLayerConfig(num_tokens=2, num_heads=4)), 5),
     (DcnV2Config(num_cross_layers=3, deep_hidden=(7, 16)), 8),
     (DcnV2Config(num_cross_layers=3, deep_hidden=(7, 16), structure="stacked"), 2),
     (DlrmConfig(num_kept_tokens=0, top_hidden=(7, 24)), 3),
