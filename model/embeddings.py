@@ -177,6 +177,7 @@ class FeatureTokens(nn.Module):
     """Brings every feature to the common width: one token per field, some for the dense columns.
 
     X_0 = [P_1 e_1; …; P_C e_C; MLP(z)], P_c without bias and z the standardised dense columns.
+    A table of the tokens' width needs no projection: P_c is then the identity.
 
     Paper: Wukong, section 3.2 (embedding layer).
     Differs: tables may be narrower than d and are projected; the dense columns give several tokens.
@@ -186,7 +187,8 @@ class FeatureTokens(nn.Module):
         super().__init__()
         self.width = config.width
         self.projections = nn.ModuleList(
-            nn.Linear(config.table_dim(field), config.width, bias=False) for field in config.fields
+            nn.Identity() if dim == config.width else nn.Linear(dim, config.width, bias=False)
+            for dim in map(config.table_dim, config.fields)
         )
         self.normaliser = DenseNormaliser(config.num_dense)
         self.dense_mlp = MLP(_dense_widths(config)) if config.num_dense else None
@@ -204,15 +206,19 @@ class FeatureTokens(nn.Module):
 
 
 def num_parameters(config: RankerConfig) -> int:
-    """Trained numbers of `FeatureTokens`: dim_c · d for each field, and the dense MLP."""
-    projections = sum(config.table_dim(field) * config.width for field in config.fields)
+    """Trained numbers of `FeatureTokens`: dim_c · d for each projection, and the dense MLP."""
+    projections = sum(dim * config.width for dim in _projected_dims(config))
     return projections + (mlp_num_parameters(_dense_widths(config)) if config.num_dense else 0)
 
 
 def flops(config: RankerConfig) -> int:
-    """Forward FLOPs of `FeatureTokens` for one row: 2 · dim_c · d for each field, and the MLP."""
-    projections = sum(2 * config.table_dim(field) * config.width for field in config.fields)
+    """Forward FLOPs of `FeatureTokens` for one row: 2 · dim_c · d for a projection, and the MLP."""
+    projections = sum(2 * dim * config.width for dim in _projected_dims(config))
     return projections + (mlp_flops(_dense_widths(config)) if config.num_dense else 0)
+
+
+def _projected_dims(config: RankerConfig) -> list[int]:
+    return [dim for dim in map(config.table_dim, config.fields) if dim != config.width]
 
 
 def _dense_widths(config: RankerConfig) -> tuple[int, ...]:

@@ -70,6 +70,12 @@ class DcnV2Config(Frozen):
     """Widths of the deep network; the token width divides the last."""
     structure: Literal["parallel", "stacked"] = "parallel"
     """Whether the deep network reads the tokens beside the cross network, or what that puts out."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of a hidden layer's outputs dropped in training; what the last layer puts out is the
+    representation, on which the ranker's own dropout acts."""
+    batch_norm: bool = False
+    """Whether hidden layers are normalised over the batch, as public benchmarks do. The loss of a
+    row then depends on the other rows of a worker's batch, so workers no longer add up to one."""
 
     def num_output_tokens(self, num_tokens: int, width: int) -> int:
         """Tokens of the deep network, and beside a parallel one those of the cross network."""
@@ -87,6 +93,12 @@ class DlrmConfig(Frozen):
     columns, and the summaries of a history stand after them."""
     top_hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     """Widths of the top MLP without its last layer, the head; the token width divides the last."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of a hidden layer's outputs dropped in training; what the last layer puts out is the
+    representation, on which the ranker's own dropout acts."""
+    batch_norm: bool = False
+    """Whether hidden layers are normalised over the batch, as public benchmarks do. The loss of a
+    row then depends on the other rows of a worker's batch, so workers no longer add up to one."""
 
     def num_output_tokens(self, num_tokens: int, width: int) -> int:
         """Tokens that the top MLP's last width makes."""
@@ -127,6 +139,12 @@ class MlpConfig(Frozen):
     """Which stack this is."""
     hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     """Widths of the layers; the token width divides the last."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of a hidden layer's outputs dropped in training; what the last layer puts out is the
+    representation, on which the ranker's own dropout acts."""
+    batch_norm: bool = False
+    """Whether hidden layers are normalised over the batch, as public benchmarks do. The loss of a
+    row then depends on the other rows of a worker's batch, so workers no longer add up to one."""
 
     def num_output_tokens(self, num_tokens: int, width: int) -> int:
         """Tokens that the last layer makes."""

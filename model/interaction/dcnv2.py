@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.interaction.config import DcnV2Config
-from model.mlp import MLP, mlp_flops, mlp_num_parameters
+from model.mlp import HiddenLayers, hidden_num_parameters, mlp_flops
 
 
 class CrossNetwork(nn.Module):
@@ -51,12 +51,14 @@ class DcnV2(nn.Module):
         self.width = width
         self.is_parallel = config.structure == "parallel"
         self.cross = CrossNetwork(config.num_cross_layers, num_tokens * width)
-        self.deep = MLP((num_tokens * width, *config.deep_hidden))
+        self.deep = HiddenLayers(
+            (num_tokens * width, *config.deep_hidden), config.dropout, config.batch_norm
+        )
 
     def forward(self, tokens: Float[Tensor, "B n D"]) -> Float[Tensor, "B m D"]:
         inputs = tokens.flatten(1)
         crossed = self.cross(inputs)
-        deep = self.deep(inputs if self.is_parallel else crossed).relu()
+        deep = self.deep(inputs if self.is_parallel else crossed)
         outputs = torch.cat([crossed, deep], dim=1) if self.is_parallel else deep
         return outputs.unflatten(1, (-1, self.width))
 
@@ -65,7 +67,7 @@ def num_parameters(config: DcnV2Config, num_tokens: int, width: int) -> int:
     """Parameters of a `DcnV2`, in closed form: L_c (nd + 1) nd and the deep network's."""
     inputs = num_tokens * width
     cross = config.num_cross_layers * (inputs + 1) * inputs
-    return cross + mlp_num_parameters((inputs, *config.deep_hidden))
+    return cross + hidden_num_parameters((inputs, *config.deep_hidden), config.batch_norm)
 
 
 def flops(config: DcnV2Config, num_tokens: int, width: int) -> int:

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.interaction.config import DlrmConfig
-from model.mlp import MLP, mlp_flops, mlp_num_parameters
+from model.mlp import HiddenLayers, hidden_num_parameters, mlp_flops
 
 
 class Dlrm(nn.Module):
     """Second-order interactions of embeddings and processed dense columns.
 
-    X_out = reshape(ReLU(MLP([x_kept; X_i · X_j for i < j])))
+    X_out = reshape(hidden([x_kept; X_i · X_j for i < j]))
 
     Paper: DLRM, sections 2.1.3 and 2.2.
     Differs: the bottom MLP, which makes the dense tokens, is `model.features`; more than one
@@ -31,18 +31,20 @@ class Dlrm(nn.Module):
         first, second = torch.triu_indices(num_tokens, num_tokens, offset=1)
         # Where the pairs lie in the flattened n × n matrix; made from the config, never loaded.
         self.register_buffer("pairs", first * num_tokens + second, persistent=False)
-        self.top_mlp = MLP(_widths(config, num_tokens, width))
+        self.top_mlp = HiddenLayers(
+            _widths(config, num_tokens, width), config.dropout, config.batch_norm
+        )
 
     def forward(self, tokens: Float[Tensor, "B n D"]) -> Float[Tensor, "B m D"]:
         products = torch.bmm(tokens, tokens.transpose(1, 2)).flatten(1)
         kept = tokens[:, tokens.shape[1] - self.num_kept_tokens :].flatten(1)
         interactions = torch.cat([kept, products.index_select(1, self.pairs)], dim=1)
-        return self.top_mlp(interactions).relu().unflatten(1, (-1, self.width))
+        return self.top_mlp(interactions).unflatten(1, (-1, self.width))
 
 
 def num_parameters(config: DlrmConfig, num_tokens: int, width: int) -> int:
     """Parameters of a `Dlrm`, in closed form: those of the top MLP."""
-    return mlp_num_parameters(_widths(config, num_tokens, width))
+    return hidden_num_parameters(_widths(config, num_tokens, width), config.batch_norm)
 
 
 def flops(config: DlrmConfig, num_tokens: int, width: int) -> int:

@@ -60,6 +60,18 @@ def test_tokens_are_projected_rows_and_then_the_dense_mlp():
     torch.testing.assert_close(module((item, user), dense), torch.stack(expected, dim=1))
 
 
+def test_table_of_the_tokens_width_is_taken_as_it_is():
+    config = ranker_config(width=4)  # the tables have 5 and 4 columns
+    module = FeatureTokens(config)
+    item, user = torch.randn(3, 5), torch.randn(3, 4)
+    tokens = module((item, user), torch.randn(3, 3))
+    assert torch.equal(tokens[:, 1], user)
+    assert embeddings.num_parameters(config) == sum(p.numel() for p in module.parameters())
+    with FlopCounterMode(display=False) as counter:
+        module((item, user), torch.randn(3, 3))
+    assert counter.get_total_flops() == pytest.approx(3 * embeddings.flops(config), rel=0.02)
+
+
 def test_ranker_without_dense_columns_has_only_field_tokens():
     module = FeatureTokens(ranker_config(num_dense=0, num_dense_tokens=0))
     tokens = module((torch.randn(4, 5), torch.randn(4, 4)), torch.empty(4, 0))

@@ -29,6 +29,7 @@ STACKS = [
     (DlrmConfig(num_kept_tokens=2, top_hidden=(24,)), 3),
     (RankMixerConfig(num_layers=2, num_mixed_tokens=4, expansion=3), 4),
     (MlpConfig(hidden=(7, 16)), 2),
+    (MlpConfig(hidden=(7, 16), batch_norm=True), 2),
     (LogisticConfig(), 1),
 ]
 every_stack = pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_tokens_out_are_those_that_the_config_announces(config, num_outputs):
 @every_stack
 def test_a_row_depends_on_itself_alone(config, num_outputs):
     torch.manual_seed(0)
-    stack = build_interaction(config, 6, 8)
+    stack = build_interaction(config, 6, 8).eval()
     tokens = torch.randn(5, 6, 8)
     order = torch.tensor([3, 0, 4, 1, 2])
     expected = stack(tokens)
@@ -125,7 +126,7 @@ def test_log_odds_of_a_logistic_ranker_are_a_sum_over_features():
 @pytest.mark.parametrize("change", [{"head_hidden": (4,)}, {"dense_hidden": 6}])
 def test_a_logistic_ranker_with_a_hidden_layer_is_refused(change):
     wrong = linear_config(**change)
-    with pytest.raises(ValidationError, match=r"logistic ranker is linear.*; set None, \(\) and"):
+    with pytest.raises(ValidationError, match="a logistic ranker is linear"):
         type(wrong).model_validate(wrong.model_dump())
 
 
