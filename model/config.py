@@ -4,33 +4,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
+from model.embedding_config import BagConfig, ContentConfig, FieldConfig, GroupConfig, TableConfig
 from model.frozen import Frozen
 from model.interaction.config import Interaction
-
-TableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-"""A table's name becomes part of a state-dict key, so it is a plain identifier."""
-
-
-class TableConfig(Frozen):
-    """One embedding table; its row 0 stands for every out-of-vocabulary value."""
-
-    name: TableName
-    """Name that fields refer to."""
-    num_rows: PositiveInt
-    """Rows, the out-of-vocabulary row included."""
-    dim: PositiveInt
-    """Width of a row; it may differ from the ranker's width d."""
-
-
-class FieldConfig(Frozen):
-    """One categorical column and the table that its indexes point into."""
-
-    name: str
-    """Column name."""
-    table: str
-    """Name of a `TableConfig`; several fields may share one table."""
 
 
 class HistoryConfig(Frozen):
@@ -50,6 +28,11 @@ class HistoryConfig(Frozen):
     @model_validator(mode="after")
     def _check(self) -> "HistoryConfig":
         _refuse_duplicates("history.fields", (field.name for field in self.fields))
+        if several := [field.name for field in self.fields if field.num_tokens > 1]:
+            raise ValueError(
+                f"history.fields: an event is one token; found {several} with more than one; "
+                "leave num_tokens out"
+            )
         if not self.fields and self.num_dense == 0:
             raise ValueError(
                 "history: an event needs at least one column; found no fields and num_dense 0; "
@@ -66,7 +49,13 @@ class RankerConfig(Frozen):
     tables: tuple[TableConfig, ...]
     """Embedding tables that the fields point into."""
     fields: tuple[FieldConfig, ...]
-    """Categorical columns outside the history, one token each."""
+    """Categorical columns outside the history."""
+    bags: tuple[BagConfig, ...] = ()
+    """Categorical columns with any number of values per row."""
+    groups: tuple[GroupConfig, ...] = ()
+    """Minor fields and bags that share a token; all others have tokens of their own."""
+    content: tuple[ContentConfig, ...] = ()
+    """Given vectors, one token each."""
     num_dense: int = Field(ge=0)
     """Dense columns outside the history."""
     num_dense_tokens: int = Field(ge=0)
@@ -89,7 +78,14 @@ class RankerConfig(Frozen):
     @property
     def num_feature_tokens(self) -> int:
         """Tokens of the row itself (F), before the history adds its own."""
-        return len(self.fields) + self.num_dense_tokens
+        own = sum(field.num_tokens for field in self.token_fields)
+        return own + len(self.groups) + self.num_dense_tokens + len(self.content)
+
+    @property
+    def token_fields(self) -> tuple[FieldConfig, ...]:
+        """Fields and bags with tokens of their own, in order: those that are in no group."""
+        grouped = {name for group in self.groups for name in group.fields}
+        return tuple(f for f in (*self.fields, *self.bags) if f.name not in grouped)
 
     @property
     def num_tokens(self) -> int:
@@ -108,10 +104,12 @@ class RankerConfig(Frozen):
     @model_validator(mode="after")
     def _check(self) -> "RankerConfig":
         _refuse_duplicates("tables", (table.name for table in self.tables))
-        _refuse_duplicates("fields", (field.name for field in self.fields))
+        named = (*self.fields, *self.bags, *self.content)
+        _refuse_duplicates("fields, bags and content", (each.name for each in named))
         _refuse_duplicates("domains", self.domains)
         _refuse_duplicates("tasks", self.tasks)
         self._check_tables()
+        self._check_groups()
         if (self.num_dense == 0) != (self.num_dense_tokens == 0):
             raise ValueError(
                 "num_dense_tokens: dense tokens exist exactly when dense columns do; found "
@@ -120,8 +118,8 @@ class RankerConfig(Frozen):
             )
         if self.num_feature_tokens == 0:
             raise ValueError(
-                "fields: a row needs at least one feature; found no fields and num_dense 0; "
-                "add a field or a dense column"
+                "fields: a row needs at least one feature; found no fields, bags or content and "
+                "num_dense 0; add a field or a dense column"
             )
         if self.history and self.width % self.history.num_heads:
             raise ValueError(
@@ -132,19 +130,34 @@ class RankerConfig(Frozen):
         self._check_linear()
         return self
 
+    def _check_groups(self) -> None:
+        grouped = [name for group in self.groups for name in group.fields]
+        _refuse_duplicates("groups", grouped)
+        single = {field.name for field in (*self.fields, *self.bags) if field.num_tokens == 1}
+        if wrong := sorted(set(grouped) - single):
+            raise ValueError(
+                "groups.fields: a group is made of fields and bags with one token each, one of "
+                f"{sorted(single)}; found {wrong}; correct the names, or set their num_tokens to 1"
+            )
+
     def _check_linear(self) -> None:
         if self.interaction.kind == "logistic" and (
-            self.history or self.head_hidden or self.dense_hidden is not None
+            self.history
+            or self.head_hidden
+            or self.dense_hidden is not None
+            or any(group.hidden for group in self.groups)
         ):
             raise ValueError(
-                "interaction.kind: a logistic ranker is linear, without history, head_hidden and "
-                f"dense_hidden; found history {'set' if self.history else None}, head_hidden "
-                f"{list(self.head_hidden)}, dense_hidden {self.dense_hidden}; set None, () and None"
+                "interaction.kind: a logistic ranker is linear, without history, head_hidden, "
+                f"dense_hidden and groups.hidden; found history {'set' if self.history else None}, "
+                f"head_hidden {list(self.head_hidden)}, dense_hidden {self.dense_hidden}, groups "
+                f"{[list(group.hidden) for group in self.groups]}; set None, (), None and ()"
             )
 
     def _check_tables(self) -> None:
         tables = {table.name for table in self.tables}
         places = [(f"fields.{field.name}", field.table) for field in self.fields]
+        places += [(f"bags.{bag.name}", bag.table) for bag in self.bags]
         if self.history:
             places += [
                 (f"history.fields.{field.name}", field.table) for field in self.history.fields

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from model import attention, embeddings, heads
+from model import attention, features, heads
 from model.attention import EventEmbedding, TargetAttention
 from model.batch import Batch
 from model.config import DistillationConfig, RankerConfig
-from model.embeddings import EmbeddingTables, FeatureTokens
+from model.embeddings import EmbeddingTables
+from model.features import FeatureTokens
 from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter
 from model.interaction import kinds
 from model.interaction.kinds import build_interaction
@@ -50,10 +51,18 @@ class Ranker(nn.Module):
     Args:
         config: Shape of the ranker.
         seed: Seed of every initial weight; the global random state is left as it was.
+
+    Raises:
+        ValueError: If the config has bags or content, which a `Batch` does not carry.
     """
 
     def __init__(self, config: RankerConfig, seed: int = 0) -> None:
         super().__init__()
+        if config.bags or config.content:
+            raise ValueError(
+                "bags, content: a batch carries neither, so a ranker cannot read them; found "
+                f"{[each.name for each in (*config.bags, *config.content)]}; leave them out"
+            )
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -178,7 +187,7 @@ def num_parameters(config: RankerConfig) -> int:
     """Parameters of a `Ranker`, in closed form, embedding tables included."""
     return (
         sum(table.num_rows * table.dim for table in config.tables)
-        + embeddings.num_parameters(config)
+        + features.num_parameters(config)
         + attention.num_parameters(config)
         + kinds.num_parameters(config.interaction, config.num_tokens, config.width)
         + heads.num_parameters(config)
@@ -195,7 +204,7 @@ def flops(config: RankerConfig, num_events: float) -> float:
         num_events: Events of the row's history, or their mean over rows.
     """
     return (
-        embeddings.flops(config)
+        features.flops(config)
         + attention.flops(config, num_events)
         + kinds.flops(config.interaction, config.num_tokens, config.width)
         + heads.flops(config)
