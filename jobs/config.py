@@ -84,6 +84,8 @@ class Network(Settings):
     interaction: Interaction
     """The interaction stack, chosen by its `kind`."""
     head_hidden: tuple[int, ...]
+    domain_heads: Literal["whole", "final_layer"] = "whole"
+    """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
     num_heads: int = Field(default=2, ge=1)
     """H of the attention over the timeline."""
     num_summary_tokens: int = Field(default=2, ge=1)

@@ -72,6 +72,8 @@ class RankerConfig(Frozen):
     """Tasks in the order of the logit columns (Y)."""
     head_hidden: tuple[PositiveInt, ...]
     """Hidden widths of every head."""
+    domain_heads: Literal["whole", "final_layer"] = "whole"
+    """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the representation dropped before the heads in training."""
 
@@ -125,6 +127,11 @@ class RankerConfig(Frozen):
             raise ValueError(
                 f"history.num_heads: the heads must divide width {self.width}; found "
                 f"{self.history.num_heads}; choose a divisor of the width"
+            )
+        if self.domain_heads == "final_layer" and not self.head_hidden:
+            raise ValueError(
+                "domain_heads: a final layer of its own needs hidden layers to share; found "
+                "'final_layer' with head_hidden (); choose 'whole' or add a hidden layer"
             )
         self.interaction.num_output_tokens(self.num_tokens, self.width)
         self._check_linear()

@@ -55,6 +55,7 @@ def ranker_config(
         domains=tuple(domains),
         tasks=tuple(tasks),
         head_hidden=network.head_hidden,
+        domain_heads=network.domain_heads,
         dropout=network.dropout,
     )
 
