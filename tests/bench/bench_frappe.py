@@ -20,6 +20,9 @@ with the same settings are not run again.
         --cells var/bench/frappe.jsonl --models mlp dcnv2 dlrm wukong --seeds 2021
 """
 
+# pyarrow.compute makes its functions at import, out of a type checker's sight.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import argparse
@@ -146,7 +149,7 @@ def make_ranker(arm: Arm, num_rows: dict[str, int], seed: int) -> Ranker:
     )
     for table in ranker.tables.values():
         # Adam moves every row in every step here, as in BARS.
-        table.sparse = False  # pyright: ignore[reportAttributeAccessIssue]
+        table.sparse = False  # pyright: ignore[reportArgumentType]
     return ranker
 
 
