@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from jobs.contract import LogContract, load_contract
 from jobs.errors import ConfigError
 from jobs.settings import Settings, checked
+from model.interaction.config import Interaction
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """The repository's root: the one import root."""
@@ -109,17 +110,13 @@ class Network(Settings):
     """Columns of every embedding table."""
     num_dense_tokens: int = Field(ge=1)
     """Tokens that the dense features become."""
-    dense_hidden: int = Field(ge=1)
-    num_layers: int = Field(ge=1)
-    """Wukong layers."""
-    num_fm_tokens: int = Field(ge=1)
-    """n_F."""
-    num_lcb_tokens: int = Field(ge=1)
-    """n_L."""
-    rank: int = Field(ge=1)
-    """k."""
-    mlp_hidden: tuple[int, ...]
+    dense_hidden: int | None = Field(ge=1)
+    """Hidden width of the MLP that makes the dense tokens; null for a linear map."""
+    interaction: Interaction
+    """The interaction stack, chosen by its `kind`."""
     head_hidden: tuple[int, ...]
+    domain_heads: Literal["whole", "final_layer"] = "whole"
+    """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
     num_heads: int = Field(default=2, ge=1)
     """H of the attention over the timeline."""
     num_summary_tokens: int = Field(default=2, ge=1)
@@ -447,7 +444,11 @@ def _merge(values: dict[str, Any], overrides: dict[str, Any]) -> None:
         if rest:
             _merge(values, {head: {rest: value}})
         elif isinstance(value, dict) and isinstance(values.get(head), dict):
-            _merge(values[head], value)
+            old = values[head]
+            # Another kind has settings of its own: none of the old kind's may stay.
+            if value.get("kind", old.get("kind")) != old.get("kind"):
+                values[head] = old = {}
+            _merge(old, value)
         else:
             values[head] = value
 

@@ -23,6 +23,7 @@ from jobs.config import (
 )
 from jobs.contract import load_contract
 from jobs.errors import ConfigError
+from model.interaction.config import WukongConfig
 
 # A JVM that lives for a minute: its thorough compiler would cost more than it gains.
 _SMALL_LOG = Resources(spark_java_options="-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
@@ -44,11 +45,9 @@ def kuairand() -> Recipe:
                 table_dim=16,
                 num_dense_tokens=6,
                 dense_hidden=128,
-                num_layers=2,
-                num_fm_tokens=8,
-                num_lcb_tokens=8,
-                rank=8,
-                mlp_hidden=(128,),
+                interaction=WukongConfig(
+                    num_layers=2, num_fm_tokens=8, num_lcb_tokens=8, rank=8, mlp_hidden=(128,)
+                ),
                 head_hidden=(64,),
             ),
             batch_size=512,
@@ -135,11 +134,9 @@ def _small(width: int, batch_size: int) -> Training:
             table_dim=8,
             num_dense_tokens=4,
             dense_hidden=32,
-            num_layers=1,
-            num_fm_tokens=4,
-            num_lcb_tokens=4,
-            rank=4,
-            mlp_hidden=(32,),
+            interaction=WukongConfig(
+                num_layers=1, num_fm_tokens=4, num_lcb_tokens=4, rank=4, mlp_hidden=(32,)
+            ),
             head_hidden=(16,),
             num_events=32,
         ),

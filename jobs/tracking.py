@@ -218,7 +218,7 @@ def log_training(
     sizes = asdict(card)
     run.params(
         {
-            **{f"network.{k}": v for k, v in training.network.model_dump().items()},
+            **_flat({"network": training.network.model_dump()}),
             **{f"trial.{k}": v for k, v in card.trial.items()},
             "batch_size": training.batch_size,
             "seed": training.seed,
@@ -238,6 +238,17 @@ def log_training(
             for task, value in zip(ranker.tasks, values, strict=True):
                 curves.setdefault(f"before_update/{kind}_{task}", []).append((index, value))
     run.curves(curves)
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": inner for name, inner in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def register(

@@ -4,53 +4,15 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from model.frozen import FrozenConfig as _Config
+from model.embedding_config import BagConfig, ContentConfig, FieldConfig, GroupConfig, TableConfig
+from model.frozen import Frozen
+from model.interaction.config import Interaction
 from model.sequence_config import InterFormerConfig, UpstreamConfig
 
-TableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-"""A table's name becomes part of a state-dict key, so it is a plain identifier."""
 
-
-class TableConfig(_Config):
-    """One embedding table; its row 0 stands for every out-of-vocabulary value."""
-
-    name: TableName
-    """Name that fields refer to."""
-    num_rows: PositiveInt
-    """Rows, the out-of-vocabulary row included."""
-    dim: PositiveInt
-    """Width of a row; it may differ from the ranker's width d."""
-
-
-class FieldConfig(_Config):
-    """One categorical column and the table that its indexes point into."""
-
-    name: str
-    """Column name."""
-    table: str
-    """Name of a `TableConfig`; several fields may share one table."""
-
-
-class WukongConfig(_Config):
-    """The interaction stack of the Wukong paper."""
-
-    num_layers: PositiveInt
-    """Stacked layers (l): interactions of orders 1 to 2^l exist after them."""
-    num_fm_tokens: PositiveInt
-    """Tokens that a layer's factorization machine block puts out (n_F)."""
-    num_lcb_tokens: PositiveInt
-    """Tokens that a layer's linear compress block puts out (n_L)."""
-    rank: PositiveInt
-    """Columns of the projection Y (k)."""
-    mlp_hidden: tuple[PositiveInt, ...]
-    """Hidden widths of the MLP after the factorization machine, and of the MLP that makes Y."""
-    attentive: bool = True
-    """Whether Y depends on the row (the paper's default) or is a fixed parameter."""
-
-
-class HistoryConfig(_Config):
+class HistoryConfig(Frozen):
     """The user's timeline and how it is read.
 
     Alone it is target attention: the candidate attends to the latest events. The GEM form adds the
@@ -94,6 +56,11 @@ class HistoryConfig(_Config):
                 f"history.interformer.max_events: at most history.max_events ({self.max_events}); "
                 f"found {self.interformer.max_events}; shorten the sequence"
             )
+        if several := [field.name for field in self.fields if field.num_tokens > 1]:
+            raise ValueError(
+                f"history.fields: an event is one token; found {several} with more than one; "
+                "leave num_tokens out"
+            )
         if not self.fields and self.num_dense == 0:
             raise ValueError(
                 "history: an event needs at least one column; found no fields and num_dense 0; "
@@ -102,7 +69,7 @@ class HistoryConfig(_Config):
         return self
 
 
-class RankerConfig(_Config):
+class RankerConfig(Frozen):
     """One multi-domain, multi-task ranker: a teacher, or a student's backbone."""
 
     width: PositiveInt
@@ -110,14 +77,20 @@ class RankerConfig(_Config):
     tables: tuple[TableConfig, ...]
     """Embedding tables that the fields point into."""
     fields: tuple[FieldConfig, ...]
-    """Categorical columns outside the history, one token each."""
+    """Categorical columns outside the history."""
+    bags: tuple[BagConfig, ...] = ()
+    """Categorical columns with any number of values per row."""
+    groups: tuple[GroupConfig, ...] = ()
+    """Minor fields and bags that share a token; all others have tokens of their own."""
+    content: tuple[ContentConfig, ...] = ()
+    """Given vectors, one token each."""
     num_dense: int = Field(ge=0)
     """Dense columns outside the history."""
     num_dense_tokens: int = Field(ge=0)
     """Tokens made from the dense columns together; 0 exactly when there are none."""
-    dense_hidden: PositiveInt
-    """Hidden width of the MLP that makes the dense tokens."""
-    wukong: WukongConfig
+    dense_hidden: PositiveInt | None
+    """Hidden width of the MLP that makes the dense tokens; None for a linear map."""
+    interaction: Interaction
     """The interaction stack."""
     history: HistoryConfig | None
     """The timeline, or None for a ranker without one."""
@@ -127,13 +100,22 @@ class RankerConfig(_Config):
     """Tasks in the order of the logit columns (Y)."""
     head_hidden: tuple[PositiveInt, ...]
     """Hidden widths of every head."""
+    domain_heads: Literal["whole", "final_layer"] = "whole"
+    """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the representation dropped before the heads in training."""
 
     @property
     def num_feature_tokens(self) -> int:
         """Tokens of the row itself (F), before the history adds its own."""
-        return len(self.fields) + self.num_dense_tokens
+        own = sum(field.num_tokens for field in self.token_fields)
+        return own + len(self.groups) + self.num_dense_tokens + len(self.content)
+
+    @property
+    def token_fields(self) -> tuple[FieldConfig, ...]:
+        """Fields and bags with tokens of their own, in order: those that are in no group."""
+        grouped = {name for group in self.groups for name in group.fields}
+        return tuple(f for f in (*self.fields, *self.bags) if f.name not in grouped)
 
     @property
     def num_tokens(self) -> int:
@@ -146,7 +128,7 @@ class RankerConfig(_Config):
         interformer = self.history.interformer if self.history else None
         if interformer:
             return (interformer.num_cls_tokens + interformer.num_sequence_tokens) * self.width
-        return (self.wukong.num_fm_tokens + self.wukong.num_lcb_tokens) * self.width
+        return self.interaction.num_output_tokens(self.num_tokens, self.width) * self.width
 
     def table_dim(self, field: FieldConfig) -> int:
         """Width of the rows that a field looks up."""
@@ -155,10 +137,12 @@ class RankerConfig(_Config):
     @model_validator(mode="after")
     def _check(self) -> "RankerConfig":
         _refuse_duplicates("tables", (table.name for table in self.tables))
-        _refuse_duplicates("fields", (field.name for field in self.fields))
+        named = (*self.fields, *self.bags, *self.content)
+        _refuse_duplicates("fields, bags and content", (each.name for each in named))
         _refuse_duplicates("domains", self.domains)
         _refuse_duplicates("tasks", self.tasks)
         self._check_tables()
+        self._check_groups()
         if (self.num_dense == 0) != (self.num_dense_tokens == 0):
             raise ValueError(
                 "num_dense_tokens: dense tokens exist exactly when dense columns do; found "
@@ -167,8 +151,8 @@ class RankerConfig(_Config):
             )
         if self.num_feature_tokens == 0:
             raise ValueError(
-                "fields: a row needs at least one feature; found no fields and num_dense 0; "
-                "add a field or a dense column"
+                "fields: a row needs at least one feature; found no fields, bags or content and "
+                "num_dense 0; add a field or a dense column"
             )
         if self.history and self.width % self.history.num_heads:
             raise ValueError(
@@ -181,11 +165,43 @@ class RankerConfig(_Config):
                 "history.num_heads: rotary encoding turns pairs, so a head is of even width; found "
                 f"width {self.width} with {self.history.num_heads} heads; choose fewer heads"
             )
+        if self.domain_heads == "final_layer" and not self.head_hidden:
+            raise ValueError(
+                "domain_heads: a final layer of its own needs hidden layers to share; found "
+                "'final_layer' with head_hidden (); choose 'whole' or add a hidden layer"
+            )
+        self.interaction.num_output_tokens(self.num_tokens, self.width)
+        self._check_linear()
         return self
+
+    def _check_groups(self) -> None:
+        grouped = [name for group in self.groups for name in group.fields]
+        _refuse_duplicates("groups", grouped)
+        single = {field.name for field in (*self.fields, *self.bags) if field.num_tokens == 1}
+        if wrong := sorted(set(grouped) - single):
+            raise ValueError(
+                "groups.fields: a group is made of fields and bags with one token each, one of "
+                f"{sorted(single)}; found {wrong}; correct the names, or set their num_tokens to 1"
+            )
+
+    def _check_linear(self) -> None:
+        if self.interaction.kind == "logistic" and (
+            self.history
+            or self.head_hidden
+            or self.dense_hidden is not None
+            or any(group.hidden for group in self.groups)
+        ):
+            raise ValueError(
+                "interaction.kind: a logistic ranker is linear, without history, head_hidden, "
+                f"dense_hidden and groups.hidden; found history {'set' if self.history else None}, "
+                f"head_hidden {list(self.head_hidden)}, dense_hidden {self.dense_hidden}, groups "
+                f"{[list(group.hidden) for group in self.groups]}; set None, (), None and ()"
+            )
 
     def _check_tables(self) -> None:
         tables = {table.name for table in self.tables}
         places = [(f"fields.{field.name}", field.table) for field in self.fields]
+        places += [(f"bags.{bag.name}", bag.table) for bag in self.bags]
         if self.history:
             places += [
                 (f"history.fields.{field.name}", field.table) for field in self.history.fields
@@ -203,7 +219,7 @@ class RankerConfig(_Config):
             )
 
 
-class SoftLabel(_Config):
+class SoftLabel(Frozen):
     """How one task learns from the teacher's probability for it."""
 
     task: str
@@ -218,7 +234,7 @@ class SoftLabel(_Config):
     """Loss on the soft label."""
 
 
-class DistillationConfig(_Config):
+class DistillationConfig(Frozen):
     """How a student learns from an external teacher (ExFM)."""
 
     soft_labels: Annotated[tuple[SoftLabel, ...], Field(min_length=1)]

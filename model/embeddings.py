@@ -1,13 +1,14 @@
-"""From table indexes and dense columns to feature tokens, and the growth of vocabularies."""
+"""Embedding tables and their growth, bags of values, and the scaling of dense columns."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
-from model.config import FieldConfig, RankerConfig, TableConfig
-from model.mlp import MLP, mlp_flops, mlp_num_parameters
+from model.embedding_config import BagConfig, FieldConfig, TableConfig
 
 INIT_STD = 0.02
 """Standard deviation of a fresh embedding row."""
@@ -15,13 +16,42 @@ MAX_DEVIATIONS = 5.0
 """Dense values are clipped at this many standard deviations from the mean."""
 
 
+@dataclass(frozen=True)
+class Bag:
+    """The values of a column with any number of values per row, one row after the other.
+
+    Row b owns the values offsets[b] to offsets[b + 1] − 1.
+
+    Args:
+        values: Table indexes.
+        offsets: First value of each row and, last, the total (B + 1 numbers).
+
+    Raises:
+        ValueError: If the offsets do not start at 0, fall, or do not end at the values' number.
+    """
+
+    values: Int64[Tensor, " V"]
+    offsets: Int64[Tensor, " num_offsets"]
+
+    def __post_init__(self) -> None:
+        offsets, num_values = self.offsets, len(self.values)
+        if len(offsets) == 0 or not bool(
+            ((offsets.diff() >= 0).all()) & (offsets[0] == 0) & (offsets[-1] == num_values)
+        ):
+            raise ValueError(
+                "bag.offsets: offsets must start at 0, never fall, and end at the number of values "
+                f"({num_values}); found {offsets.tolist()[:8]}…; cumulate the row lengths"
+            )
+
+
 class EmbeddingTables(nn.ModuleDict):
     """The embedding tables of a ranker, each with sparse gradients.
 
-    e = E_table[index], row 0 being the out-of-vocabulary row.
+    e = E_table[index],  or Σ_i E_table[index_i] for a bag, or the mean; row 0 is the
+    out-of-vocabulary row.
 
-    Paper: Wukong, section 3.2 (embedding layer).
-    Differs: one row per feature value; multi-hot pooling and several rows per feature are left out.
+    Paper: Wukong, section 3.2 (embedding layer, multi-hot features sum-pooled).
+    Differs: a bag may be averaged instead.
     """
 
     def __init__(self, tables: Sequence[TableConfig]) -> None:
@@ -44,6 +74,30 @@ class EmbeddingTables(nn.ModuleDict):
             self[_module_name(field.table)](column)
             for field, column in zip(fields, columns, strict=True)
         )
+
+    def pool(
+        self, configs: Sequence[BagConfig], bags: Sequence[Bag]
+    ) -> tuple[Float[Tensor, "B _"], ...]:
+        """Pools one bag of values per row and column; an empty bag is zero.
+
+        Returns:
+            One tensor per bag column, as wide as the column's table.
+        """
+        pooled = []
+        for config, bag in zip(configs, bags, strict=True):
+            table = self[_module_name(config.table)]
+            assert isinstance(table, nn.Embedding)
+            pooled.append(
+                embedding_bag(
+                    bag.values,
+                    table.weight,
+                    bag.offsets,
+                    mode=config.pooling,
+                    sparse=table.sparse,
+                    include_last_offset=True,
+                )
+            )
+        return tuple(pooled)
 
 
 def weight_key(table: str) -> str:
@@ -171,49 +225,3 @@ class DenseNormaliser(nn.Module):
         """Standardises; before `fit` the mean is 0 and the standard deviation 1."""
         deviations = (dense - self.mean) / self.std
         return deviations.clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS).nan_to_num(0.0)
-
-
-class FeatureTokens(nn.Module):
-    """Brings every feature to the common width: one token per field, some for the dense columns.
-
-    X_0 = [P_1 e_1; …; P_C e_C; MLP(z)], P_c without bias and z the standardised dense columns.
-
-    Paper: Wukong, section 3.2 (embedding layer).
-    Differs: tables may be narrower than d and are projected; the dense columns give several tokens.
-    """
-
-    def __init__(self, config: RankerConfig) -> None:
-        super().__init__()
-        self.width = config.width
-        self.projections = nn.ModuleList(
-            nn.Linear(config.table_dim(field), config.width, bias=False) for field in config.fields
-        )
-        self.normaliser = DenseNormaliser(config.num_dense)
-        self.dense_mlp = MLP(_dense_widths(config)) if config.num_dense else None
-
-    def forward(
-        self, embedded: Sequence[Float[Tensor, "B _"]], dense: Float32[Tensor, "B N"]
-    ) -> Float[Tensor, "B F D"]:
-        tokens = [
-            projection(row)[:, None, :]
-            for projection, row in zip(self.projections, embedded, strict=True)
-        ]
-        if self.dense_mlp is not None:
-            tokens.append(self.dense_mlp(self.normaliser(dense)).unflatten(1, (-1, self.width)))
-        return torch.cat(tokens, dim=1)
-
-
-def num_parameters(config: RankerConfig) -> int:
-    """Trained numbers of `FeatureTokens`: dim_c · d for each field, and the dense MLP."""
-    projections = sum(config.table_dim(field) * config.width for field in config.fields)
-    return projections + (mlp_num_parameters(_dense_widths(config)) if config.num_dense else 0)
-
-
-def flops(config: RankerConfig) -> int:
-    """Forward FLOPs of `FeatureTokens` for one row: 2 · dim_c · d for each field, and the MLP."""
-    projections = sum(2 * config.table_dim(field) * config.width for field in config.fields)
-    return projections + (mlp_flops(_dense_widths(config)) if config.num_dense else 0)
-
-
-def _dense_widths(config: RankerConfig) -> tuple[int, ...]:
-    return (config.num_dense, config.dense_hidden, config.num_dense_tokens * config.width)

@@ -1,9 +1,9 @@
-"""What every configuration here is: frozen, and without unknown keys."""
+"""The base of every configuration in `model`."""
 
 from pydantic import BaseModel, ConfigDict
 
 
-class FrozenConfig(BaseModel):
-    """A part of a model's configuration."""
+class Frozen(BaseModel):
+    """A configuration: frozen, unknown keys refused, every field described."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

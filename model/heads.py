@@ -50,18 +50,20 @@ class StackedMLP(nn.Module):
 class DomainTaskHeads(nn.Module):
     """One MLP per domain and task; a row is scored by the heads of its own domain only.
 
-    z_bt = MLP_{domain(b), t}(r_b), natural log-odds
+    z_bt = MLP_{domain(b), t}(r_b), natural log-odds;  or with `domain_heads = "final_layer"`
+    z_bt = w_{domain(b), t}ᵀ ReLU(MLP_t(r_b)) + c_{domain(b), t}
 
-    Paper: Wukong, section 3.3 (final MLP); ExFM (arXiv 2502.17494), task heads.
-    Differs: a head per domain and task, where the papers show one per task.
+    Paper: Wukong, section 3.3 (final MLP); ExFM (arXiv 2502.17494), task heads; Lattice (arXiv
+        2512.09200), untied parameters where domains conflict.
+    Differs: a head, or a final layer, per domain and task, where the papers show one per task.
     """
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
         self.num_tasks = len(config.tasks)
-        self.domains = nn.ModuleList(
-            StackedMLP(self.num_tasks, _head_widths(config)) for _ in config.domains
-        )
+        shared, own = _head_widths(config)
+        self.shared = StackedMLP(self.num_tasks, shared) if shared else None
+        self.domains = nn.ModuleList(StackedMLP(self.num_tasks, own) for _ in config.domains)
 
     @torch.no_grad()
     def set_prior(self, domain_task_rates: Float[Tensor, "P Y"]) -> None:
@@ -87,15 +89,70 @@ class DomainTaskHeads(nn.Module):
     ) -> Float[Tensor, "B Y"]:
         order = domain.argsort(stable=True)
         sizes = one_hot(domain, len(self.domains)).sum(0).tolist()
-        groups = representation.index_select(0, order).split(sizes)
+        rows = representation.index_select(0, order).expand(self.num_tasks, -1, -1)
+        if self.shared is not None:
+            rows = self.shared(rows).relu()
+        groups = rows.split(sizes, dim=1)
         logits = torch.cat(
-            [
-                heads(rows.expand(self.num_tasks, -1, -1)).squeeze(-1)
-                for heads, rows in zip(self.domains, groups, strict=True)
-            ],
+            [heads(group).squeeze(-1) for heads, group in zip(self.domains, groups, strict=True)],
             dim=1,
         )  # Y B
         return logits.T.index_select(0, order.argsort())
+
+
+class ZipperHeads(nn.Module):
+    """A set of heads for every attribution window; that of the longest is served.
+
+    z_bk = heads_k(r_b), k over the windows, the longest last
+
+    Labels of a short window come early, those of a long one late and complete. The backbone learns
+    from all, each impression through the heads of its assigned window alone: see `zipper_logits`.
+
+    Paper: Lattice (arXiv 2512.09200), Zipper.
+    Differs: the paper's digest has one head per window; here it is one per window, domain and task.
+
+    Args:
+        config: Shape of the ranker.
+        num_windows: Attribution windows (K).
+    """
+
+    def __init__(self, config: RankerConfig, num_windows: int) -> None:
+        super().__init__()
+        self.windows = nn.ModuleList(DomainTaskHeads(config) for _ in range(num_windows))
+
+    def set_prior(self, window_domain_task_rates: Float[Tensor, "K P Y"]) -> None:
+        """Starts each window's heads at its base rates; see `DomainTaskHeads.set_prior`."""
+        for heads, rates in zip(self.windows, window_domain_task_rates, strict=True):
+            assert isinstance(heads, DomainTaskHeads)
+            heads.set_prior(rates)
+
+    def forward(
+        self, representation: Float[Tensor, "B R"], domain: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B K Y"]:
+        return torch.stack([heads(representation, domain) for heads in self.windows], dim=1)
+
+    def served(
+        self, representation: Float[Tensor, "B R"], domain: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B Y"]:
+        """Log-odds within the longest window."""
+        return self.windows[-1](representation, domain)
+
+
+def zipper_logits(
+    logits: Float[Tensor, "B K Y"], window: Int64[Tensor, "B Y"]
+) -> Float[Tensor, "B Y"]:
+    """The log-odds that a row's label teaches: those of its assigned window, task by task.
+
+    z_bt = z_{b, k(b, t), t};  every label trains one head once, and no row counts twice
+
+    Paper: Lattice, Zipper.
+    Differs: none.
+
+    Args:
+        logits: Log-odds of all windows, from `ZipperHeads`.
+        window: Window that the hash assigned to a row, per task.
+    """
+    return logits.gather(1, window[:, None, :]).squeeze(1)
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -176,14 +233,18 @@ class StudentAdapter(nn.Module):
 
 
 def num_parameters(config: RankerConfig) -> int:
-    """Parameters of `DomainTaskHeads`: one MLP for each domain and task."""
-    return len(config.domains) * len(config.tasks) * mlp_num_parameters(_head_widths(config))
+    """Parameters of `DomainTaskHeads`: for each task what is shared, and an MLP for each domain."""
+    shared, own = _head_widths(config)
+    per_task = mlp_num_parameters(shared) + len(config.domains) * mlp_num_parameters(own)
+    return len(config.tasks) * per_task
 
 
 def flops(config: RankerConfig) -> int:
     """Forward FLOPs of `DomainTaskHeads` for one row: one MLP for each task."""
-    return len(config.tasks) * mlp_flops(_head_widths(config))
+    return len(config.tasks) * sum(mlp_flops(widths) for widths in _head_widths(config))
 
 
-def _head_widths(config: RankerConfig) -> tuple[int, ...]:
-    return (config.representation_dim, *config.head_hidden, 1)
+def _head_widths(config: RankerConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Widths of the layers that all domains share, none if empty, and of a domain's own."""
+    widths = (config.representation_dim, *config.head_hidden, 1)
+    return ((), widths) if config.domain_heads == "whole" else (widths[:-1], widths[-2:])

@@ -3,15 +3,16 @@
 Paper: InterFormer (arXiv 2411.09852), sections on the Interaction, Sequence and Cross arches.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.batch import Timelines
-from model.config import HistoryConfig
+from model.config import RankerConfig
 from model.events import NUM_AGE_KNOTS
+from model.interaction import cross_layer, kinds
+from model.interaction.config import Interaction
+from model.interaction.cross_layer import CrossLayers
 from model.mlp import mlp_flops, mlp_num_parameters
 from model.sequence_arch import (
     RowSequence,
@@ -20,9 +21,6 @@ from model.sequence_arch import (
     SequenceSummary,
     TokenSummary,
 )
-
-Interaction = Callable[[int], nn.Module]
-"""Makes the Interaction arch of a layer that is given so many tokens: `B n D -> B m D`."""
 
 
 class InterFormerLayer(nn.Module):
@@ -37,16 +35,15 @@ class InterFormerLayer(nn.Module):
         and learned tokens stand for X_sum.
 
     Args:
-        history: The configuration, with an interformer.
-        width: D.
+        ranker: The ranker's configuration, with an interformer.
         num_tokens: Tokens of X that come in.
-        make_interaction: Makes the layer's Interaction arch.
+        layer: The layer's Interaction arch.
     """
 
-    def __init__(
-        self, history: HistoryConfig, width: int, num_tokens: int, make_interaction: Interaction
-    ) -> None:
+    def __init__(self, ranker: RankerConfig, num_tokens: int, layer: Interaction) -> None:
         super().__init__()
+        history, width = ranker.history, ranker.width
+        assert history is not None
         config = history.interformer
         assert config is not None
         self.token_summary = self.context = self.sequence_summary = self.sequence = None
@@ -60,7 +57,7 @@ class InterFormerLayer(nn.Module):
             num_inputs += config.num_sequence_tokens
         if config.flow != "single":
             self.sequence = SequenceArch(history, width)
-        self.interaction = make_interaction(num_inputs)
+        self.interaction = kinds.build_interaction(layer, num_inputs, width)
 
     def summarise(self, tokens: Float[Tensor, "B n D"]) -> Float[Tensor, "B m D"]:
         """X_sum, or what stands for it."""
@@ -87,39 +84,32 @@ class InterFormerLayer(nn.Module):
 class InterFormer(nn.Module):
     """The stack, from tokens and events to the summary of both.
 
-    X¹ the row's tokens,  S¹ = [X_sum¹ ‖ MaskNet(events)],  then layer after layer
+    X¹ the row's tokens,  S¹ = [X_sum¹ ‖ MaskNet(events)],  then layer after layer, each X^l seen
+    through the cross-layer connections of the stack where it has any
     out = [X_sum ‖ S_sum] of what the last layer puts out
 
     Paper: InterFormer; CLS tokens are prepended once, before the first layer.
     Differs: events enter with their age at the row, and are turned by its logarithm (ROTE).
 
     Args:
-        history: The configuration, with an interformer.
-        width: D.
-        num_tokens: Tokens that come in.
-        num_layers: Layers, one Interaction arch in each.
-        num_outputs: Tokens that an Interaction arch puts out.
-        make_interaction: Makes the Interaction arch of a layer.
+        ranker: The ranker's configuration, with an interformer.
     """
 
-    def __init__(
-        self,
-        history: HistoryConfig,
-        width: int,
-        num_tokens: int,
-        num_layers: int,
-        num_outputs: int,
-        make_interaction: Interaction,
-    ) -> None:
+    def __init__(self, ranker: RankerConfig) -> None:
         super().__init__()
+        history, width = ranker.history, ranker.width
+        assert history is not None
         config = history.interformer
         assert config is not None
-        counts = [num_tokens] + [num_outputs] * (num_layers - 1)
+        layers, num_outputs = _layers(ranker)
         has_sequence = config.flow != "single"
         self.input = SequenceInput(history, width) if has_sequence else None
         self.layers = nn.ModuleList(
-            InterFormerLayer(history, width, count, make_interaction) for count in counts
+            InterFormerLayer(ranker, num_tokens, layer) for num_tokens, layer in layers
         )
+        connections = kinds.cross_layer(ranker.interaction)
+        counts = [num_tokens for num_tokens, _ in layers]
+        self.cross_layers = CrossLayers(connections, counts, width) if connections else None
         self.token_summary = TokenSummary(config, width, num_outputs)
         self.sequence_summary = SequenceSummary(history, width) if has_sequence else None
 
@@ -127,8 +117,11 @@ class InterFormer(nn.Module):
         self, tokens: Float[Tensor, "B n D"], events: Float[Tensor, "E D"], history: Timelines
     ) -> Float[Tensor, "B m D"]:
         sequence = None
+        earlier: list[Tensor] = []
         for layer in self.layers:
             assert isinstance(layer, InterFormerLayer)
+            if self.cross_layers is not None:
+                tokens = self.cross_layers(tokens, earlier)
             summary = None
             if self.input is not None:
                 summary = layer.summarise(tokens)
@@ -141,74 +134,79 @@ class InterFormer(nn.Module):
         return torch.cat(summaries, dim=1)
 
 
-def num_parameters(
-    history: HistoryConfig,
-    width: int,
-    num_tokens: int,
-    num_layers: int,
-    num_outputs: int,
-    interaction: Callable[[int], int],
-) -> int:
-    """Parameters of an `InterFormer`, in closed form.
-
-    Args:
-        history: The configuration.
-        width: D.
-        num_tokens: Tokens that come in.
-        num_layers: Layers.
-        num_outputs: Tokens that an Interaction arch puts out.
-        interaction: Parameters of the Interaction arch that is given so many tokens.
-    """
-    config = history.interformer
+def num_parameters(ranker: RankerConfig) -> int:
+    """Parameters of an `InterFormer`, in closed form."""
+    assert ranker.history is not None
+    config = ranker.history.interformer
     assert config is not None
-    d, m, s = width, config.num_cls_tokens, config.num_sequence_tokens
+    d, m, s = ranker.width, config.num_cls_tokens, config.num_sequence_tokens
     gate = mlp_num_parameters((d, d, d))
     pool = config.num_pma_tokens * d + 2 * d * d + (d + 1) * d + gate
     arch = m * d + 4 * d + 3 * d * d + (d + 1) * d
+    layers, num_outputs = _layers(ranker)
+    to_interaction, to_sequence = _flows(config.flow)
     total = m * num_outputs + gate
+    if connections := kinds.cross_layer(ranker.interaction):
+        total += cross_layer.num_parameters(connections, [n for n, _ in layers], d)
     if config.flow != "single":
         total += pool + gate + (d + 1) * d + NUM_AGE_KNOTS * d
-    for n in [num_tokens] + [num_outputs] * (num_layers - 1):
-        to_interaction, to_sequence = _flows(config.flow)
-        total += interaction(n + s if to_interaction else n)
+    for n, layer in layers:
+        total += kinds.num_parameters(layer, n + s if to_interaction else n, d)
         total += pool if to_interaction else 0
         if config.flow != "single":
             total += arch + (m * n + gate if to_sequence else m * d)
     return total
 
 
-def flops_per_event(width: int) -> int:
+def flops_per_event(ranker: RankerConfig) -> int:
     """Forward FLOPs of an `InterFormer` for one event, whatever the number of its rows."""
-    return mlp_flops((width, width, width)) + 2 * width**2
+    assert ranker.history is not None and ranker.history.interformer is not None
+    if ranker.history.interformer.flow == "single":
+        return 0
+    d = ranker.width
+    return mlp_flops((d, d, d)) + 2 * d**2
 
 
-def flops_per_row(
-    history: HistoryConfig,
-    width: int,
-    num_tokens: int,
-    num_layers: int,
-    num_outputs: int,
-    interaction: Callable[[int], int],
-    num_events: float,
-) -> float:
+def flops_per_row(ranker: RankerConfig, num_events: float) -> float:
     """Forward FLOPs of an `InterFormer` for one row that reads so many events."""
-    config = history.interformer
+    assert ranker.history is not None
+    config = ranker.history.interformer
     assert config is not None
-    d, m, s, k = width, config.num_cls_tokens, config.num_sequence_tokens, config.num_pma_tokens
+    d, m, s, k = (
+        ranker.width,
+        config.num_cls_tokens,
+        config.num_sequence_tokens,
+        config.num_pma_tokens,
+    )
     length = m + num_events
     gate = mlp_flops((d, d, d))
     pool = length * (4 * d * d + 4 * k * d) + 2 * k * d * d + s * gate
     arch = length * (4 * m * d + 8 * d * d + 4 * length * d)
+    layers, num_outputs = _layers(ranker)
+    to_interaction, to_sequence = _flows(config.flow)
     total = m * (2 * num_outputs * d + gate)
+    if connections := kinds.cross_layer(ranker.interaction):
+        total += cross_layer.flops(connections, [n for n, _ in layers], d)
     if config.flow != "single":
         total += pool + num_events * 2 * NUM_AGE_KNOTS * d
-    for n in [num_tokens] + [num_outputs] * (num_layers - 1):
-        to_interaction, to_sequence = _flows(config.flow)
-        total += interaction(n + s if to_interaction else n)
+    for n, layer in layers:
+        total += kinds.flops(layer, n + s if to_interaction else n, d)
         total += pool if to_interaction else 0
         if config.flow != "single":
             total += arch + (m * (2 * n * d + gate) if to_sequence else 0)
     return total
+
+
+def _layers(ranker: RankerConfig) -> tuple[list[tuple[int, Interaction]], int]:
+    """Tokens of X into each layer with its Interaction arch, and tokens out of the last."""
+    assert ranker.history is not None and ranker.history.interformer is not None
+    config = ranker.history.interformer
+    learnt = config.num_sequence_tokens if _flows(config.flow)[0] else 0
+    num_tokens, found = ranker.num_tokens, []
+    for layer in kinds.single_layers(ranker.interaction):
+        found.append((num_tokens, layer))
+        num_tokens = layer.num_output_tokens(num_tokens + learnt, ranker.width)
+    return found, num_tokens
 
 
 def _flows(flow: str) -> tuple[bool, bool]:

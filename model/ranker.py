@@ -6,14 +6,16 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from model import embeddings, heads, history, interformer, wukong
+from model import features, heads, history, interformer
 from model.batch import Batch, Timelines
 from model.config import DistillationConfig, RankerConfig
-from model.embeddings import EmbeddingTables, FeatureTokens
+from model.embeddings import EmbeddingTables
+from model.features import FeatureTokens
 from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter
 from model.history import History
+from model.interaction import kinds
+from model.interaction.kinds import build_interaction
 from model.interformer import InterFormer
-from model.wukong import Wukong, WukongLayer
 
 
 class RankerOutput(NamedTuple):
@@ -42,7 +44,7 @@ class Ranker(nn.Module):
     """Feature tokens and summary tokens of the history interact; each domain has its own heads.
 
     X_0 = [FeatureTokens; History(FeatureTokens, timelines)]
-    r   = flatten(Wukong(X_0)),  or flatten(InterFormer(X_0, events)) around the layers of Wukong
+    r   = flatten(interaction(X_0)),  or flatten(InterFormer(X_0, events)) around its layers
     z   = heads_domain(r)
 
     Paper: Wukong, section 3.1; GEM (Meta engineering, 2025) for the history beside the features.
@@ -51,10 +53,18 @@ class Ranker(nn.Module):
     Args:
         config: Shape of the ranker.
         seed: Seed of every initial weight; the global random state is left as it was.
+
+    Raises:
+        ValueError: If the config has bags or content, which a `Batch` does not carry.
     """
 
     def __init__(self, config: RankerConfig, seed: int = 0) -> None:
         super().__init__()
+        if config.bags or config.content:
+            raise ValueError(
+                "bags, content: a batch carries neither, so a ranker cannot read them; found "
+                f"{[each.name for each in (*config.bags, *config.content)]}; leave them out"
+            )
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -62,9 +72,11 @@ class Ranker(nn.Module):
             self.feature_tokens = FeatureTokens(config)
             self.history = History(config) if config.history else None
             interleaved = config.history is not None and config.history.interformer is not None
-            self.interformer = _interformer(config) if interleaved else None
-            self.wukong = (
-                None if interleaved else Wukong(config.wukong, config.num_tokens, config.width)
+            self.interformer = InterFormer(config) if interleaved else None
+            self.interaction = (
+                None
+                if interleaved
+                else build_interaction(config.interaction, config.num_tokens, config.width)
             )
             self.dropout = nn.Dropout(config.dropout)
             self.heads = DomainTaskHeads(config)
@@ -106,8 +118,8 @@ class Ranker(nn.Module):
             tokens = torch.cat([tokens, summary], dim=1)  # B F+S D
             if self.interformer is not None:
                 tokens = self.interformer(tokens, events, batch.history)
-        if self.wukong is not None:
-            tokens = self.wukong(tokens)
+        if self.interaction is not None:
+            tokens = self.interaction(tokens)
         return self.dropout(tokens.flatten(1))
 
     def represent_user(self, timelines: Timelines) -> Float[Tensor, "B U"]:
@@ -194,7 +206,7 @@ def num_parameters(config: RankerConfig) -> int:
     """Parameters of a `Ranker`, in closed form, embedding tables included."""
     return (
         sum(table.num_rows * table.dim for table in config.tables)
-        + embeddings.num_parameters(config)
+        + features.num_parameters(config)
         + history.num_parameters(config)
         + _stack_num_parameters(config)
         + heads.num_parameters(config)
@@ -213,51 +225,23 @@ def flops(config: RankerConfig, num_events: float, rows_per_event: float = 1.0) 
             per event is shared by them.
     """
     return (
-        embeddings.flops(config)
+        features.flops(config)
         + history.flops(config, num_events, rows_per_event)
         + _stack_flops(config, num_events, rows_per_event)
         + heads.flops(config)
     )
 
 
-def _interformer(config: RankerConfig) -> InterFormer:
-    assert config.history is not None
-    return InterFormer(
-        config.history,
-        config.width,
-        *_interactions(config),
-        lambda num_tokens: WukongLayer(config.wukong, num_tokens, config.width),
-    )
-
-
-def _interactions(config: RankerConfig) -> tuple[int, int, int]:
-    """Tokens into the stack, its layers, and tokens out of each."""
-    num_outputs = config.wukong.num_fm_tokens + config.wukong.num_lcb_tokens
-    return config.num_tokens, config.wukong.num_layers, num_outputs
-
-
 def _stack_num_parameters(config: RankerConfig) -> int:
     if config.history is None or config.history.interformer is None:
-        return wukong.num_parameters(config.wukong, config.num_tokens, config.width)
-    layer = config.wukong.model_copy(update={"num_layers": 1})
-    return interformer.num_parameters(
-        config.history,
-        config.width,
-        *_interactions(config),
-        lambda num_tokens: wukong.num_parameters(layer, num_tokens, config.width),
-    )
+        return kinds.num_parameters(config.interaction, config.num_tokens, config.width)
+    return interformer.num_parameters(config)
 
 
 def _stack_flops(config: RankerConfig, num_events: float, rows_per_event: float) -> float:
     if config.history is None or config.history.interformer is None:
-        return wukong.flops(config.wukong, config.num_tokens, config.width)
-    layer = config.wukong.model_copy(update={"num_layers": 1})
-    has_sequence = config.history.interformer.flow != "single"
-    shared = interformer.flops_per_event(config.width) * num_events if has_sequence else 0.0
-    return shared / rows_per_event + interformer.flops_per_row(
-        config.history,
-        config.width,
-        *_interactions(config),
-        lambda num_tokens: wukong.flops(layer, num_tokens, config.width),
-        min(num_events, config.history.interformer.max_events),
-    )
+        return kinds.flops(config.interaction, config.num_tokens, config.width)
+    longest = config.history.interformer.max_events
+    return num_events * interformer.flops_per_event(
+        config
+    ) / rows_per_event + interformer.flops_per_row(config, min(num_events, longest))

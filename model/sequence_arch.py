@@ -15,9 +15,9 @@ from model.attention.windows import Windows
 from model.batch import Timelines
 from model.config import HistoryConfig
 from model.events import AgeEncoding
+from model.interaction.compress import LinearCompressBlock
 from model.mlp import MLP
 from model.sequence_config import InterFormerConfig
-from model.wukong import LinearCompressBlock
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from model.frozen import FrozenConfig
+from model.frozen import Frozen
 
 
-class BranchConfig(FrozenConfig):
+class BranchConfig(Frozen):
     """One of the parallel branches of the upstream: a time scale, or a family of events."""
 
     window: PositiveInt | None = None
@@ -27,7 +27,7 @@ class BranchConfig(FrozenConfig):
         return self
 
 
-class UpstreamConfig(FrozenConfig):
+class UpstreamConfig(Frozen):
     """The pyramid-parallel transformer over the whole timeline, which knows no candidate."""
 
     branches: Annotated[tuple[BranchConfig, ...], Field(min_length=1)]
@@ -44,7 +44,7 @@ class UpstreamConfig(FrozenConfig):
     """Summary tokens of each branch (k)."""
 
 
-class InterFormerConfig(FrozenConfig):
+class InterFormerConfig(Frozen):
     """The interleaving of both sides, one InterFormer layer around each interaction layer."""
 
     num_cls_tokens: PositiveInt = 4

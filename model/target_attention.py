@@ -9,7 +9,7 @@ from model.attention.windows import Windows
 from model.batch import Timelines
 from model.config import RankerConfig
 from model.events import NUM_AGE_KNOTS, AgeEncoding
-from model.wukong import LinearCompressBlock
+from model.interaction.compress import LinearCompressBlock
 
 
 class TargetAttention(nn.Module):

@@ -11,7 +11,6 @@ from model.config import (
     RankerConfig,
     SoftLabel,
     TableConfig,
-    WukongConfig,
 )
 from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
 
@@ -60,17 +59,12 @@ def ranker_config(
         num_dense=len(spec.dense),
         num_dense_tokens=network.num_dense_tokens,
         dense_hidden=network.dense_hidden,
-        wukong=WukongConfig(
-            num_layers=network.num_layers,
-            num_fm_tokens=network.num_fm_tokens,
-            num_lcb_tokens=network.num_lcb_tokens,
-            rank=network.rank,
-            mlp_hidden=network.mlp_hidden,
-        ),
+        interaction=network.interaction,
         history=history,
         domains=tuple(domains),
         tasks=tuple(tasks),
         head_hidden=network.head_hidden,
+        domain_heads=network.domain_heads,
         dropout=network.dropout,
     )
 

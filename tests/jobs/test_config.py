@@ -23,6 +23,7 @@ from jobs.config import (
 )
 from jobs.errors import ConfigError
 from jobs.recipes import RECIPES, kuairand, named_recipe
+from model.interaction.config import MlpConfig
 from tests.jobs.samples import DAY, raw_contract, recipe, run_config
 
 
@@ -41,18 +42,30 @@ def test_an_unknown_recipe_is_told_with_those_that_are():
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"teacher.network.rank": 3},
-        {"teacher": {"network": {"rank": 3}}},
-        {"teacher.network": {"rank": 3}},
-        {"teacher": {"network.rank": 3}},
+        {"teacher.network.interaction.rank": 3},
+        {"teacher": {"network": {"interaction": {"rank": 3}}}},
+        {"teacher.network": {"interaction.rank": 3}},
+        {"teacher": {"network.interaction.rank": 3}},
     ],
 )
 def test_dotted_and_nested_keys_change_the_same_value(overrides):
     base = recipe()
     changed = with_overrides(base, overrides)
-    assert changed.teacher.network.rank == 3
-    assert changed.teacher.network.num_layers == base.teacher.network.num_layers
-    assert base.teacher.network.rank != 3
+    stack, before = changed.teacher.network.interaction, base.teacher.network.interaction
+    assert stack == before.model_copy(update={"rank": 3})
+    assert stack != before
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"teacher.network.interaction": {"kind": "mlp", "hidden": [32]}},
+        {"teacher.network.interaction.kind": "mlp", "teacher.network.interaction.hidden": [32]},
+    ],
+)
+def test_another_kind_takes_nothing_over(overrides):
+    changed = with_overrides(recipe(), overrides)
+    assert changed.teacher.network.interaction == MlpConfig(hidden=(32,))
 
 
 def test_lists_are_replaced_whole():
@@ -69,6 +82,10 @@ def test_lists_are_replaced_whole():
     [
         ({"teacher.batchsize": 1}, "unknown key teacher.batchsize; did you mean 'batch_size'?"),
         ({"timelines": {}}, "unknown key timelines; did you mean 'timeline'?"),
+        (
+            {"teacher.network.interaction.ranks": 3},
+            "unknown key teacher.network.interaction.ranks; did you mean 'rank'?",
+        ),
         ({"teacher.batch_size": "many"}, "teacher.batch_size: Input should be a valid integer"),
         ({"teacher.batch_size": 0}, "teacher.batch_size: Input should be greater than or equal"),
         ({"windows": 3}, "windows: Input should be a valid dictionary"),
@@ -152,7 +169,7 @@ def test_a_run_config_cannot_be_changed(tmp_path):
     with pytest.raises(ValidationError, match="frozen"):
         config.home = "/elsewhere"  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ValidationError, match="frozen"):
-        config.teacher.network.rank = 1  # pyright: ignore[reportAttributeAccessIssue]
+        config.teacher.network.width = 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("first", [None, date(2024, 3, 4)])

@@ -157,6 +157,8 @@ def test_a_model_says_what_it_is_and_what_it_read(config, client, name, trained)
         tracking.log_training(run, config, card, config.teacher, packed, results)
     data = client.get_run(run.id).data
     assert data.params["network.width"] == "8"
+    assert data.params["network.interaction.kind"] == "wukong"
+    assert data.params["network.interaction.rank"] == "2"
     assert data.params["trial.lr_dense"] == "0.01"
     assert data.params["trained_until"] == card.trained_until
     (point,) = client.get_metric_history(run.id, "before_update/ne_click")

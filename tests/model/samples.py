@@ -12,8 +12,8 @@ from model.config import (
     RankerConfig,
     SoftLabel,
     TableConfig,
-    WukongConfig,
 )
+from model.interaction.config import WukongConfig
 from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
 
 
@@ -78,7 +78,7 @@ def ranker_config(**changes: Any) -> RankerConfig:
         "num_dense": 3,
         "num_dense_tokens": 2,
         "dense_hidden": 6,
-        "wukong": wukong_config(),
+        "interaction": wukong_config(),
         "history": history_config(),
         "domains": ("feed", "reels"),
         "tasks": ("click", "like", "buy"),

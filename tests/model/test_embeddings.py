@@ -1,22 +1,20 @@
-"""Feature tokens, the scaling of dense columns, and vocabularies that grow."""
+"""Embedding tables, bags of values, the scaling of dense columns, and vocabularies that grow."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
-from model import embeddings
-from model.config import FieldConfig, TableConfig
+from model.embedding_config import BagConfig, FieldConfig, TableConfig
 from model.embeddings import (
+    Bag,
     DenseNormaliser,
     EmbeddingTables,
-    FeatureTokens,
     extend_tables,
     forget_rows,
     grow_table,
 )
-from tests.model.samples import ranker_config
+from tests.reference import model_embeddings as reference
 
 
 def test_fields_that_share_a_table_read_the_same_rows():
@@ -38,41 +36,67 @@ def test_gradient_of_a_table_holds_only_the_rows_that_were_read():
     torch.testing.assert_close(gradient.values(), torch.tensor([[1.0, 1.0], [2.0, 2.0]]))
 
 
+def one_table(*rows):
+    tables = EmbeddingTables((TableConfig(name="item", num_rows=len(rows), dim=len(rows[0])),))
+    tables["table_item"].weight.data = torch.tensor(rows)
+    return tables
+
+
+SEEN = BagConfig(name="seen", table="item")
+SEEN_MEAN = BagConfig(name="seen_mean", table="item", pooling="mean")
+
+
+def test_bags_are_summed_or_averaged_and_empty_ones_are_zero():
+    tables = one_table([0.0, 9.0], [1.0, 2.0], [3.0, -2.0])
+    bag = Bag(torch.tensor([1, 2, 2]), torch.tensor([0, 2, 2, 3]))
+    summed, averaged = tables.pool((SEEN, SEEN_MEAN), (bag, bag))
+    torch.testing.assert_close(summed, torch.tensor([[4.0, 0.0], [0.0, 0.0], [3.0, -2.0]]))
+    torch.testing.assert_close(averaged, torch.tensor([[2.0, 0.0], [0.0, 0.0], [3.0, -2.0]]))
+
+
+@given(lengths=st.lists(st.integers(0, 4), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_bags_and_their_gradients_equal_the_loop(lengths, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(6, 3, generator=generator)
+    tables = one_table(*weight.tolist())
+    values = torch.randint(6, (sum(lengths),), generator=generator)
+    bag = Bag(values, torch.tensor([0, *lengths]).cumsum(0))
+    table = tables["table_item"].weight
+    weight = table.detach().clone().requires_grad_()
+    for config in (SEEN, SEEN_MEAN):
+        (pooled,) = tables.pool((config,), (bag,))
+        expected = reference.pool(weight, bag.values, bag.offsets, config.pooling) + 0 * weight[0]
+        torch.testing.assert_close(pooled, expected)
+        pooled.square().sum().backward()
+        expected.square().sum().backward()
+    assert table.grad.is_sparse
+    torch.testing.assert_close(table.grad.to_dense(), weight.grad)
+
+
+def test_a_bag_of_one_value_equals_a_field():
+    tables = one_table([0.0, 9.0], [1.0, 2.0], [3.0, -2.0])
+    values = torch.tensor([2, 0, 1])
+    (pooled,) = tables.pool((SEEN,), (Bag(values, torch.arange(4)),))
+    (looked_up,) = tables((FieldConfig(name="ad", table="item"),), values[:, None])
+    assert torch.equal(pooled, looked_up)
+
+
+def test_poisoned_values_of_one_bag_reach_no_other_row():
+    tables = one_table([0.0], [torch.nan], [3.0])
+    (pooled,) = tables.pool((SEEN,), (Bag(torch.tensor([2, 1, 2]), torch.tensor([0, 1, 2, 3])),))
+    assert pooled.flatten().isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("offsets", [[], [1, 2], [0, 2, 1, 2], [0, 1]])
+def test_offsets_that_do_not_cover_the_values_are_refused(offsets):
+    with pytest.raises(ValueError, match=r"bag.offsets: offsets must start at 0"):
+        Bag(torch.tensor([1, 1]), torch.tensor(offsets, dtype=torch.int64))
+
+
 @pytest.mark.parametrize("name", ["items", "type", "values", "train"])
 def test_tables_may_be_named_like_methods_of_a_module(name):
     tables = EmbeddingTables((TableConfig(name=name, num_rows=2, dim=1),))
     assert tables((FieldConfig(name="x", table=name),), torch.tensor([[1]]))[0].shape == (1, 1)
-
-
-def test_tokens_are_projected_rows_and_then_the_dense_mlp():
-    torch.manual_seed(0)
-    config = ranker_config()
-    module = FeatureTokens(config)
-    item, user, dense = torch.randn(4, 5), torch.randn(4, 4), torch.randn(4, 3)
-    hidden = torch.relu(dense @ module.dense_mlp[0].weight.T + module.dense_mlp[0].bias)
-    dense_tokens = hidden @ module.dense_mlp[2].weight.T + module.dense_mlp[2].bias
-    expected = [
-        item @ module.projections[0].weight.T,
-        user @ module.projections[1].weight.T,
-        dense_tokens[:, :8],
-        dense_tokens[:, 8:],
-    ]
-    torch.testing.assert_close(module((item, user), dense), torch.stack(expected, dim=1))
-
-
-def test_ranker_without_dense_columns_has_only_field_tokens():
-    module = FeatureTokens(ranker_config(num_dense=0, num_dense_tokens=0))
-    tokens = module((torch.randn(4, 5), torch.randn(4, 4)), torch.empty(4, 0))
-    assert tokens.shape == (4, 2, 8)
-
-
-def test_parameters_and_flops_equal_the_closed_forms():
-    config = ranker_config()
-    module = FeatureTokens(config)
-    assert embeddings.num_parameters(config) == sum(p.numel() for p in module.parameters())
-    with FlopCounterMode(display=False) as counter:
-        module((torch.randn(10, 5), torch.randn(10, 4)), torch.randn(10, 3))
-    assert counter.get_total_flops() == pytest.approx(10 * embeddings.flops(config), rel=0.02)
 
 
 def test_normaliser_standardises_clips_and_takes_missing_for_the_mean():

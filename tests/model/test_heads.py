@@ -6,7 +6,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import heads
-from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter, scale_gradient
+from model.heads import (
+    AuxiliaryHead,
+    DomainTaskHeads,
+    StudentAdapter,
+    ZipperHeads,
+    scale_gradient,
+    zipper_logits,
+)
 from tests.model.samples import distillation_config, ranker_config
 
 DOMAIN = torch.tensor([1, 0, 1, 1, 0])
@@ -65,6 +72,71 @@ def test_parameters_and_flops_equal_the_closed_forms():
     with FlopCounterMode(display=False) as counter:
         module(representation, DOMAIN)
     assert counter.get_total_flops() == pytest.approx(5 * heads.flops(config), rel=0.02)
+
+
+def test_final_layer_of_a_domain_stands_on_layers_that_all_share():
+    config = ranker_config(domain_heads="final_layer", head_hidden=(9, 4))
+    torch.manual_seed(0)
+    module, representation = DomainTaskHeads(config), torch.randn(5, 40)
+    expected = torch.empty(5, 3)
+    for b in range(5):
+        own = module.domains[DOMAIN[b]]
+        for t in range(3):
+            hidden = representation[b]
+            for i in range(2):
+                weight, bias = module.shared.weights[i][t], module.shared.biases[i][t, 0]
+                hidden = torch.relu(hidden @ weight + bias)
+            expected[b, t] = (hidden @ own.weights[0][t] + own.biases[0][t, 0])[0]
+    torch.testing.assert_close(module(representation, DOMAIN), expected)
+    assert heads.num_parameters(config) == sum(p.numel() for p in module.parameters())
+    with FlopCounterMode(display=False) as counter:
+        module(representation, DOMAIN)
+    assert counter.get_total_flops() == pytest.approx(5 * heads.flops(config), rel=0.02)
+    module.set_prior(torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]))
+    found = module.domains[1].biases[0].flatten().sigmoid()
+    torch.testing.assert_close(found, torch.tensor([0.4, 0.5, 0.6]))
+
+
+def test_a_domain_moves_the_shared_layers_and_its_own_final_one():
+    config = ranker_config(domain_heads="final_layer")
+    module = DomainTaskHeads(config)
+    module(torch.randn(5, 40), torch.zeros_like(DOMAIN)).sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in module.shared.parameters())
+    assert all(p.grad.abs().max() == 0 for p in module.domains[1].parameters())
+
+
+def test_a_final_layer_without_hidden_layers_is_refused():
+    with pytest.raises(ValueError, match="needs hidden layers to share"):
+        ranker_config(domain_heads="final_layer", head_hidden=())
+
+
+def test_a_label_trains_the_heads_of_its_window_alone():
+    torch.manual_seed(0)
+    module, representation = ZipperHeads(ranker_config(), 3), torch.randn(5, 40)
+    logits = module(representation, DOMAIN)
+    window = torch.tensor([[0, 2, 0]] * 5)
+    chosen = zipper_logits(logits, window)
+    for task, k in ((0, 0), (1, 2), (2, 0)):
+        expected = module.windows[k](representation, DOMAIN)[:, task]
+        torch.testing.assert_close(chosen[:, task], expected)
+    chosen.sum().backward()
+    for k, tasks in ((0, {0, 2}), (1, set()), (2, {1})):
+        gradient = module.windows[k].domains[0].weights[0].grad
+        assert {t for t in range(3) if gradient[t].abs().max() > 0} == tasks
+
+
+def test_each_row_has_a_window_of_its_own_and_the_longest_is_served():
+    torch.manual_seed(0)
+    module, representation = ZipperHeads(ranker_config(), 2), torch.randn(5, 40)
+    logits = module(representation, DOMAIN)
+    window = torch.tensor([0, 1, 1, 0, 1])[:, None].expand(-1, 3)
+    chosen = zipper_logits(logits, window)
+    for b, k in enumerate([0, 1, 1, 0, 1]):
+        assert torch.equal(chosen[b], logits[b, k])
+    assert torch.equal(module.served(representation, DOMAIN), logits[:, 1])
+    module.set_prior(torch.tensor([[[0.1] * 3] * 2, [[0.3] * 3] * 2]))
+    served = module.served(torch.zeros(5, 40), DOMAIN).sigmoid()
+    torch.testing.assert_close(served, torch.full((5, 3), 0.3))
 
 
 def test_scaled_gradient_keeps_the_value_and_multiplies_the_gradient():

@@ -7,9 +7,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import interformer, wukong
+from model import interformer
+from model.interaction.config import (
+    CrossLayerConfig,
+    DcnV2Config,
+    DlrmConfig,
+    RankMixerConfig,
+)
 from model.interformer import InterFormer
-from model.wukong import WukongLayer
 from tests.model.samples import (
     history_config,
     interformer_config,
@@ -22,20 +27,27 @@ from tests.reference import model_interformer as reference
 FLOWS = ["two_way", "ns_to_s", "s_to_ns", "separate", "single"]
 LENGTHS = (9, 3)
 ROWS = ((0, 9), (1, 2), (0, 4), (1, 0), (0, 1))
-NUM_TOKENS = 4
-SIZES = (NUM_TOKENS, 2, 5)
+INTERACTIONS = [
+    wukong_config(num_layers=2),
+    wukong_config(num_layers=3, cross_layer=CrossLayerConfig(num_tokens=2, num_heads=2)),
+    DcnV2Config(num_cross_layers=2, deep_hidden=(16,)),
+    DcnV2Config(num_cross_layers=2, deep_hidden=(16,), structure="stacked"),
+    RankMixerConfig(num_layers=2, num_mixed_tokens=4, expansion=2),
+    DlrmConfig(num_kept_tokens=1, top_hidden=(24,)),
+]
 
 
-def make_interaction(num_tokens):
-    return WukongLayer(wukong_config(), num_tokens, 8)
+def make_config(interaction=INTERACTIONS[0], **changes):
+    history = history_config(interformer=interformer_config(**changes))
+    return ranker_config(history=history, interaction=interaction)
 
 
 def make_parts(rows=ROWS, lengths=LENGTHS, **changes):
     torch.manual_seed(0)
-    config = history_config(interformer=interformer_config(**changes))
-    history = make_batch(ranker_config(history=config), lengths, rows=rows).history
-    module = InterFormer(config, 8, *SIZES, make_interaction)
-    tokens = torch.randn(len(rows), NUM_TOKENS, 8)
+    config = make_config(**changes)
+    history = make_batch(config, lengths, rows=rows).history
+    module = InterFormer(config)
+    tokens = torch.randn(len(rows), config.num_tokens, 8)
     return module, tokens, torch.randn(sum(lengths), 8), history
 
 
@@ -51,6 +63,15 @@ def test_output_equals_the_equations_step_by_step(flow, gate):
         ages = (history.row_us[row] - history.event_us[read]).tolist()
         expected = reference.interformer(module, config, tokens[row], events[read], ages)
         torch.testing.assert_close(actual[row], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_cross_layer_connections_are_silent_at_the_start_and_then_speak():
+    plain, tokens, events, history = make_parts(interaction=wukong_config(num_layers=3))
+    connected, *_ = make_parts(interaction=INTERACTIONS[1])
+    assert torch.equal(connected(tokens, events, history), plain(tokens, events, history))
+    for attention in connected.cross_layers.attentions:
+        torch.nn.init.ones_(attention.output.weight)
+    assert not torch.equal(connected(tokens, events, history), plain(tokens, events, history))
 
 
 def moved(flow):
@@ -115,22 +136,18 @@ def test_every_weight_takes_part(flow):
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-def test_parameters_and_flops_equal_the_closed_forms(flow):
-    module, tokens, events, history = make_parts(
-        rows=((0, 5), (1, 5)) * 4, lengths=(5, 5), flow=flow
-    )
-    config = history_config(interformer=interformer_config(flow=flow))
-    layer = wukong_config(num_layers=1)
+@pytest.mark.parametrize("interaction", INTERACTIONS, ids=lambda one: one.kind)
+def test_parameters_and_flops_equal_the_closed_forms(flow, interaction):
+    rows = ((0, 5), (1, 5)) * 4
+    config = make_config(interaction, flow=flow)
+    module, tokens, events, history = make_parts(rows, (5, 5), flow=flow, interaction=interaction)
     counted = sum(p.numel() for p in module.parameters())
-    assert counted == interformer.num_parameters(
-        config, 8, *SIZES, lambda n: wukong.num_parameters(layer, n, 8)
-    )
+    assert counted == interformer.num_parameters(config)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        module(tokens, events, history)
-    expected = 8 * interformer.flops_per_row(
-        config, 8, *SIZES, lambda n: wukong.flops(layer, n, 8), 5
-    )
-    expected += 10 * interformer.flops_per_event(8) * (flow != "single")
+        outputs = module(tokens, events, history)
+    assert outputs.shape == (8, config.representation_dim // 8, 8)
+    expected = 8 * interformer.flops_per_row(config, 5)
+    expected += 10 * interformer.flops_per_event(config)
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
 
 

@@ -169,7 +169,7 @@ def test_soft_labels_move_backbone_and_auxiliary_head_but_never_the_serving_head
     teach(student, output, teacher).backward()
     names = moved(student)
     assert not any(name.startswith("ranker.heads") for name in names)
-    assert any(name.startswith("ranker.wukong") for name in names)
+    assert any(name.startswith("ranker.interaction") for name in names)
     assert any(name.startswith("distill_head") for name in names)
 
 

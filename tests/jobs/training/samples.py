@@ -38,6 +38,7 @@ from jobs.training.students import domain_plan, student_card
 from jobs.training.teacher import TeacherJob, teacher_reader
 from jobs.vocabulary import EVENT_TYPE, Vocabulary
 from model.batch import Batch
+from model.interaction.config import WukongConfig
 
 ZONE = "Asia/Shanghai"
 FIRST_DAY, LAST_DAY = date(2026, 3, 1), date(2026, 3, 4)
@@ -213,14 +214,22 @@ def network(**changes: Any) -> Network:
         "table_dim": 4,
         "num_dense_tokens": 2,
         "dense_hidden": 8,
+        "interaction": wukong(),
+        "head_hidden": (8,),
+    }
+    return Network(**(values | changes))
+
+
+def wukong(**changes: Any) -> WukongConfig:
+    """One small layer."""
+    values = {
         "num_layers": 1,
         "num_fm_tokens": 2,
         "num_lcb_tokens": 2,
         "rank": 2,
         "mlp_hidden": (8,),
-        "head_hidden": (8,),
     }
-    return Network(**(values | changes))
+    return WukongConfig(**(values | changes))
 
 
 def training(**changes: Any) -> Training:

@@ -166,7 +166,7 @@ def test_any_served_weight_changes_the_hash(saved, part):
     ("change", "named"),
     [
         ({"width": 12}, "width"),
-        ({"num_layers": 2}, "wukong"),
+        ({"interaction": samples.wukong(num_layers=2)}, "interaction"),
         ({"num_events": 3}, "history"),
         ({"head_hidden": (4, 4)}, "head_hidden"),
     ],

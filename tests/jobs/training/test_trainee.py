@@ -363,7 +363,7 @@ def test_scores_change_a_student(config, reader):
     scores = np.full((reader.packed.num_rows, 2), 0.9, np.float32)
     _, student, _ = trained(config, taught(config, reader, scores), [FIRST], make=samples.student)
     _, other, _ = trained(config, taught(config, reader, scores), [FIRST], make=twin)
-    name = "wukong.layers.0.fmb.mlp.0.weight"
+    name = "interaction.layers.0.fmb.mlp.0.weight"
     assert not torch.allclose(student.ranker.state_dict()[name], other.ranker.state_dict()[name])
 
 

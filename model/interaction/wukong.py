@@ -7,26 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.config import WukongConfig
+from model.interaction import cross_layer
+from model.interaction.compress import LinearCompressBlock
+from model.interaction.config import WukongConfig
+from model.interaction.cross_layer import CrossLayers
 from model.mlp import MLP, mlp_flops, mlp_num_parameters
-
-
-class LinearCompressBlock(nn.Module):
-    """Mixes n tokens linearly into fewer, and so keeps the interaction orders that it is given.
-
-    LCB(X) = W_L X,  W_L: n_L × n
-
-    Paper: Wukong, section 3.5.
-    Differs: none.
-    """
-
-    def __init__(self, num_tokens: int, num_outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(num_outputs, num_tokens) * num_tokens**-0.5)
-
-    def forward(self, tokens: Float[Tensor, "B n D"]) -> Float[Tensor, "B m D"]:
-        # Expanded by hand: matmul would copy the tokens to fold the batch into one product.
-        return torch.bmm(self.weight.expand(len(tokens), -1, -1), tokens)
 
 
 def factorization_machine(
@@ -110,20 +95,26 @@ class WukongLayer(nn.Module):
 class Wukong(nn.Module):
     """The stack: after l layers the tokens hold interactions of orders 1 to 2^l.
 
-    X_{i+1} = WukongLayer_i(X_i)
+    X_{i+1} = WukongLayer_i(X_i),  or WukongLayer_i(CrossLayers(X_i, X_1 … X_{i−1}))
 
-    Paper: Wukong, section 3.3.
-    Differs: none; the final MLP of the paper is `model.heads`.
+    Paper: Wukong, section 3.3; GEM (Meta engineering, 2025) for the cross-layer connections.
+    Differs: the cross-layer connections are ours and optional. The final MLP of the paper is
+        `model.heads`.
     """
 
     def __init__(self, config: WukongConfig, num_tokens: int, width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            WukongLayer(config, count, width) for count in _input_tokens(config, num_tokens)
+        counts = _input_tokens(config, num_tokens)
+        self.layers = nn.ModuleList(WukongLayer(config, count, width) for count in counts)
+        self.cross_layers = (
+            CrossLayers(config.cross_layer, counts, width) if config.cross_layer else None
         )
 
     def forward(self, tokens: Float[Tensor, "B n D"]) -> Float[Tensor, "B m D"]:
+        earlier: list[Tensor] = []
         for layer in self.layers:
+            if self.cross_layers is not None:
+                tokens = self.cross_layers(tokens, earlier)
             tokens = layer(tokens)
         return tokens
 
@@ -141,6 +132,9 @@ def num_parameters(config: WukongConfig, num_tokens: int, width: int) -> int:
         fmb = 2 * n * config.rank + mlp_num_parameters(_interaction_widths(config, n, width))
         residual = 0 if n == num_outputs else num_outputs * n
         total += projection + fmb + config.num_lcb_tokens * n + residual + 2 * width
+    if config.cross_layer:
+        counts = _input_tokens(config, num_tokens)
+        total += cross_layer.num_parameters(config.cross_layer, counts, width)
     return total
 
 
@@ -157,6 +151,8 @@ def flops(config: WukongConfig, num_tokens: int, width: int) -> int:
         fmb = 4 * n * width * config.rank + mlp_flops(_interaction_widths(config, n, width))
         residual = 0 if n == num_outputs else 2 * num_outputs * n * width
         total += projection + fmb + 2 * config.num_lcb_tokens * n * width + residual
+    if config.cross_layer:
+        total += cross_layer.flops(config.cross_layer, _input_tokens(config, num_tokens), width)
     return total
 
 

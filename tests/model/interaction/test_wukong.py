@@ -4,18 +4,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import wukong
-from model.wukong import (
+from model.interaction import wukong
+from model.interaction.config import CrossLayerConfig
+from model.interaction.cross_layer import CrossLayerAttention
+from model.interaction.wukong import (
     FactorizationMachineBlock,
     LinearCompressBlock,
     Wukong,
     WukongLayer,
     factorization_machine,
 )
-from tests.model.samples import wukong_config
-from tests.reference import model_wukong as reference
+from model.ranker import Ranker
+from tests.model.samples import make_batch, ranker_config, wukong_config
+from tests.reference import model_interaction as reference
 
 
 @settings(deadline=None, max_examples=25)
@@ -142,3 +146,95 @@ def test_one_layer_fits_a_product_that_no_linear_map_can():
     linear = flat @ torch.linalg.lstsq(flat, target[:, None]).solution
     linear_loss = (linear.squeeze(1) - target).square().mean()
     assert loss < 0.1 * linear_loss
+
+
+CROSS_LAYER = CrossLayerConfig(num_tokens=3, num_heads=2)
+
+
+def connected(num_layers=3):
+    config = wukong_config(num_layers=num_layers, cross_layer=CROSS_LAYER)
+    torch.manual_seed(0)
+    return config, Wukong(config, num_tokens=6, width=8)
+
+
+def test_fresh_cross_layer_connections_leave_the_stack_bit_equal():
+    torch.manual_seed(0)
+    plain = Wukong(wukong_config(num_layers=3), num_tokens=6, width=8)
+    _, stack = connected()
+    tokens = torch.randn(5, 6, 8)
+    assert torch.equal(stack(tokens), plain(tokens))
+
+
+def test_every_other_weight_of_a_ranker_starts_as_without_connections():
+    plain = Ranker(ranker_config(), seed=3)
+    changed = Ranker(ranker_config(interaction=wukong_config(cross_layer=CROSS_LAYER)), seed=3)
+    weights = changed.state_dict()
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(weights.pop(name), weight), name
+    assert {name.split(".")[1] for name in weights} == {"cross_layers"}
+    batch = make_batch(ranker_config(), (3, 0, 5))
+    assert torch.equal(changed(batch).logits, plain(batch).logits)
+
+
+def test_cross_layer_attention_equals_the_loop():
+    torch.manual_seed(0)
+    module = CrossLayerAttention(CROSS_LAYER, width=8)
+    torch.nn.init.normal_(module.output.weight)
+    tokens, earlier = torch.randn(2, 4, 8), [torch.randn(2, 3, 8), torch.randn(2, 3, 8)]
+    key, value = module.key_value.weight.detach().split(8)
+    weights = {"query": module.query.weight, "key": key, "value": value}
+    weights["output"] = module.output.weight
+    weights = {name: weight.detach() for name, weight in weights.items()}
+    expected = tokens + reference.cross_layer_attention(tokens, earlier, weights, num_heads=2)
+    torch.testing.assert_close(module(tokens, earlier), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_every_layer_looks_back_at_the_inputs_of_all_before_it():
+    _, stack = connected()
+    for attention in stack.cross_layers.attentions:
+        torch.nn.init.normal_(attention.output.weight)
+    tokens = torch.randn(5, 6, 8)
+    first, second, third = stack.layers
+    inputs = [tokens, first(tokens)]
+    earlier = [stack.cross_layers.compressions[0](tokens)]
+    inputs.append(second(stack.cross_layers.attentions[0](inputs[1], earlier)))
+    earlier.append(stack.cross_layers.compressions[1](inputs[1]))
+    expected = third(stack.cross_layers.attentions[1](inputs[2], earlier))
+    torch.testing.assert_close(stack(tokens), expected)
+
+
+@pytest.mark.parametrize("num_layers", [2, 4])
+def test_connections_are_counted_in_closed_form(num_layers):
+    config, stack = connected(num_layers)
+    assert wukong.num_parameters(config, 6, 8) == sum(p.numel() for p in stack.parameters())
+    with FlopCounterMode(display=False) as counter:
+        stack(torch.randn(10, 6, 8))
+    expected = 10 * wukong.flops(config, 6, 8)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
+
+
+def test_connections_learn_although_they_start_silent():
+    _, stack = connected()
+    tokens, target = torch.randn(64, 6, 8), torch.randn(64, 5, 8)
+    optimiser = torch.optim.Adam(stack.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (stack(tokens) - target).square().mean().backward()
+        optimiser.step()
+    idle = [name for name, p in stack.named_parameters() if p.grad.abs().max() == 0]
+    assert idle == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 1}, "cross_layer: a layer looks back .* found num_layers 1"),
+        (
+            {"cross_layer": CrossLayerConfig(num_tokens=1, num_heads=3)},
+            "cross_layer.num_heads: the heads must divide width 8; found 3",
+        ),
+    ],
+)
+def test_connections_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        ranker_config(interaction=wukong_config(**({"cross_layer": CROSS_LAYER} | changes)))

@@ -1,0 +1,1 @@
+"""Interaction stacks: feature tokens in, tokens out, one module per paper."""
