@@ -21,6 +21,7 @@ from jobs.contract import LogContract, load_contract
 from jobs.errors import ConfigError
 from jobs.settings import Settings, checked
 from model.interaction.config import Interaction
+from model.sequence_config import InterFormerConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """The repository's root: the one import root."""
@@ -88,19 +89,6 @@ class LongSequence(Settings):
     """Summary tokens of each branch."""
 
 
-class Interleaving(Settings):
-    """InterFormer: features and latest events learn of each other in every layer."""
-
-    num_cls_tokens: int = Field(default=4, ge=1)
-    num_pma_tokens: int = Field(default=2, ge=1)
-    num_recent_tokens: int = Field(default=2, ge=1)
-    max_events: int = Field(ge=1)
-    """Latest events in the sequence."""
-    gate: Literal["sigmoid", "tanh", "identity"] = "identity"
-    flow: Literal["two_way", "ns_to_s", "s_to_ns", "separate", "single"] = "two_way"
-    """Which side learns of the other; `single` has no sequence."""
-
-
 class Network(Settings):
     """Sizes of a model. Symbols as in `model/config.py`."""
 
@@ -125,7 +113,7 @@ class Network(Settings):
     """Events read of the timeline; all N if left out; 0 for a model without history."""
     upstream: LongSequence | None = None
     """The long sequence, which reads whole timelines; none if left out."""
-    interformer: Interleaving | None = None
+    interformer: InterFormerConfig | None = None
     """The interleaving of sequence and features in every layer; none if left out."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 

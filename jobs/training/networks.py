@@ -12,7 +12,7 @@ from model.config import (
     SoftLabel,
     TableConfig,
 )
-from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
+from model.sequence_config import BranchConfig, UpstreamConfig
 
 
 def ranker_config(
@@ -37,11 +37,7 @@ def ranker_config(
             num_summary_tokens=network.num_summary_tokens,
             max_events=num_events,
             upstream=_upstream(network.upstream) if network.upstream else None,
-            interformer=(
-                InterFormerConfig(**network.interformer.model_dump())
-                if network.interformer
-                else None
-            ),
+            interformer=network.interformer,
         )
     fields = tuple(FieldConfig(name=name, table=name) for name in spec.categorical)
     read = {field.table for field in fields} | (

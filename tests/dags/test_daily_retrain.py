@@ -50,7 +50,9 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_parsing_loads_nothing_heavy(described):
-    light = {"validation", "validation.tables"}  # Names of tables and columns, read by contracts.
+    # Names of tables and columns, read by contracts; shapes of networks, read by recipes.
+    light = {"validation", "validation.tables", "model", "model.frozen", "model.interaction"}
+    light |= {"model.interaction.config", "model.sequence_config"}
     loaded = {module.partition(".")[0] for module in described["loaded"] if module not in light}
     heavy = {"torch", "pyspark", "ray", "mlflow", "great_expectations", "pandas", "pyarrow"}
     assert not loaded & (heavy | {"numpy", "deltalake", "sklearn", "model", "validation"})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.config import Interleaving, LongSequence, Trial
+from jobs.config import LongSequence, Trial
 from jobs.errors import ConfigError
 from jobs.training import trainee
 from jobs.training.checkpoints import load_model, weights_hash
@@ -17,6 +17,7 @@ from jobs.training.segments import Segment
 from jobs.training.students import domain_plan, student_reader
 from jobs.training.trainee import SegmentResult, recent_ne
 from model import metrics
+from model.sequence_config import InterFormerConfig
 from tests.jobs.training import samples
 
 FIRST, SECOND, THIRD = samples.segments(*samples.days(1.5, 2.5, 3.5))
@@ -85,7 +86,7 @@ def test_a_chain_of_runs_equals_one_run(config, reader, tmp_path):
 def test_a_teacher_that_reads_whole_timelines_learns_and_goes_on(world, tmp_path):
     network = samples.network(
         upstream=LongSequence(windows=(None, 2), num_stages=2, ffn_hidden=8),
-        interformer=Interleaving(max_events=4),
+        interformer=InterFormerConfig(max_events=4),
     )
     config = samples.config(tmp_path, teacher=samples.training(network=network))
     reader = samples.reader(config, world)
