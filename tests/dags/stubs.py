@@ -48,6 +48,16 @@ print("a line on stderr after the summary", file=sys.stderr)
 sys.exit(rule.get("exit", 0))
 """
 
+_LIGHT_PARTS = (
+    "model/__init__.py",
+    "model/frozen.py",
+    "model/interaction/__init__.py",
+    "model/interaction/config.py",
+    "model/sequence_config.py",
+    "validation/__init__.py",
+    "validation/tables.py",
+)
+
 
 def make_repository(root: Path, jobs: list[str]) -> Path:
     """Build the repository in an empty folder.
@@ -61,9 +71,9 @@ def make_repository(root: Path, jobs: list[str]) -> Path:
     """
     shutil.copytree(REPOSITORY / "dags", root / "dags")
     shutil.copytree(REPOSITORY / "infra" / "contracts", root / "infra" / "contracts")
-    (root / "validation").mkdir()
-    for name in ("__init__", "tables"):
-        shutil.copy(REPOSITORY / "validation" / f"{name}.py", root / "validation")
+    for name in _LIGHT_PARTS:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, root / name)
     (root / "jobs").mkdir()
     for name in _LIGHT:
         shutil.copy(REPOSITORY / "jobs" / f"{name}.py", root / "jobs")
