@@ -7,7 +7,6 @@ exception; arrays of different lengths are a ValueError. Labels are 0 or 1.
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 EPSILON = 1e-15
 """Probabilities are kept this far from 0 and 1 before a logarithm."""
@@ -77,9 +76,7 @@ def excess_ne(p_star: np.ndarray, probabilities: np.ndarray) -> float:
 def auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Area under the ROC curve, ties counted half."""
     _check_lengths(labels, probabilities)
-    if len(np.unique(labels)) < 2 or np.isnan(probabilities).any():
-        return float("nan")
-    return float(roc_auc_score(labels, probabilities))
+    return gauc(labels, probabilities, np.zeros(len(labels), np.int8))
 
 
 def gauc(labels: np.ndarray, probabilities: np.ndarray, users: np.ndarray) -> float:
