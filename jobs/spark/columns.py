@@ -77,17 +77,19 @@ def map_files(
         function: From batches of them to batches of `result`; called once per task.
         result: Columns of the result with their types.
     """
-    names = list(columns)
+    names, paths = list(columns), list(files)
+    parts = max(1, min(len(paths), shuffle_partitions(spark)))
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        paths = [path for batch in batches for path in batch.column("path").to_pylist()]
-        if paths:
-            found = files_dataset(paths, schema, base)
+        numbers = [number for batch in batches for number in batch.column("id").to_pylist()]
+        mine = [path for number in numbers for path in paths[number::parts]]
+        if mine:
+            found = files_dataset(mine, schema, base)
             yield from function(found.to_batches(columns=names, use_threads=False))
 
-    parts = max(1, min(len(files), shuffle_partitions(spark)))
-    listed = spark.createDataFrame([(path,) for path in files], "path string").repartition(parts)
-    return listed.mapInArrow(read, ", ".join(f"`{n}` {kind}" for n, kind in result.items()))
+    # A number per task and nothing to shuffle.
+    tasks = spark.range(0, parts, 1, parts)
+    return tasks.mapInArrow(read, ", ".join(f"`{n}` {kind}" for n, kind in result.items()))
 
 
 def write_columns(
