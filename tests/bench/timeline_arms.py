@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import dataset
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs.build_timelines import DIFFERENCES
 from jobs.config import days_between
 from jobs.spark.buckets import PACKED, num_buckets
-from jobs.spark.columns import ColumnsFunction, map_columns, map_files, write_files
+from jobs.spark.columns import map_columns, map_files, write_files
 from jobs.spark.histories import (
     DAY_FACTOR,
     HISTORY_COLUMNS,
@@ -62,30 +61,39 @@ class Histories:
     out: Path
 
 
+def shuffled(spark: SparkSession, work: Histories) -> DataFrame:
+    """Events and requests with every user's together, as `jobs.build_timelines` shuffles them."""
+    days, cut = list(work.days), work.cut
+    partitions = shuffle_partitions(spark)
+    buckets = num_buckets(partitions)
+    read = days_between(days[0] - timedelta(days=cut.lookback_days), days[-1])
+    packed = map_columns(
+        spark,
+        str(work.events),
+        read,
+        HISTORY_COLUMNS,
+        lambda batches: packed_events(batches, days, cut, _TYPES, buckets),
+        PACKED,
+    )
+    asked = map_columns(
+        spark,
+        str(work.impressions),
+        days,
+        REQUEST_COLUMNS,
+        lambda batches: packed_requests(batches, days, buckets),
+        PACKED,
+    )
+    return packed_histories(packed, asked, partitions)
+
+
 def spark_arm(spark: SparkSession, work: Histories) -> None:
     """As `jobs.build_timelines` and `jobs.build_examples` make them."""
     days, cut, stored = list(work.days), work.cut, work.out / "spark_timelines"
     partitions = shuffle_partitions(spark)
     buckets = num_buckets(partitions)
-
-    def read(table: Path, days: list[date], columns: Sequence[str], pack: ColumnsFunction):
-        return map_columns(spark, str(table), days, columns, pack, PACKED)
-
-    packed = read(
-        work.events,
-        days_between(days[0] - timedelta(days=cut.lookback_days), days[-1]),
-        HISTORY_COLUMNS,
-        lambda batches: packed_events(batches, days, cut, _TYPES, buckets),
-    )
-    asked = read(
-        work.impressions,
-        days,
-        REQUEST_COLUMNS,
-        lambda batches: packed_requests(batches, days, buckets),
-    )
     shutil.rmtree(stored, ignore_errors=True)
     files = write_files(
-        packed_histories(packed, asked, partitions),
+        shuffled(spark, work),
         timeline_batches(days, cut),
         tables.TIMELINES,
         stored,
@@ -100,11 +108,13 @@ def spark_arm(spark: SparkSession, work: Histories) -> None:
         lambda batches: packed_timelines(batches, buckets),
         PACKED,
     )
-    shown = read(
-        work.impressions,
+    shown = map_columns(
+        spark,
+        str(work.impressions),
         days,
         SHOWN_COLUMNS,
         lambda batches: packed_shown(batches, days, buckets),
+        PACKED,
     )
     ends = history_ends(timelines, shown, partitions)
     ends.write.mode("overwrite").parquet(str(work.out / "spark_ends"))
