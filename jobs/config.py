@@ -21,6 +21,7 @@ from jobs.contract import LogContract, load_contract
 from jobs.errors import ConfigError
 from jobs.settings import Settings, checked
 from model.interaction.config import Interaction
+from model.sequence.config import Downstream, TargetAttentionConfig
 from model.sequence_config import InterFormerConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -111,6 +112,8 @@ class Network(Settings):
     """S."""
     num_events: int | None = None
     """Events read of the timeline; all N if left out; 0 for a model without history."""
+    downstream: Downstream = TargetAttentionConfig()
+    """How the candidate reads the latest events, chosen by its `kind`."""
     upstream: LongSequence | None = None
     """The long sequence, which reads whole timelines; none if left out."""
     interformer: InterFormerConfig | None = None
@@ -119,10 +122,11 @@ class Network(Settings):
 
     @model_validator(mode="after")
     def _reads_a_history(self) -> Network:
-        if self.num_events == 0 and (self.upstream or self.interformer):
+        reads = self.upstream or self.interformer or self.downstream != TargetAttentionConfig()
+        if self.num_events == 0 and reads:
             raise ValueError(
-                "network.num_events: upstream and interformer read a history; found 0 events; "
-                "leave num_events out, or leave them out"
+                "network.num_events: downstream, upstream and interformer read a history; found 0 "
+                "events; leave num_events out, or leave them out"
             )
         return self
 

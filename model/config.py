@@ -9,13 +9,14 @@ from pydantic import Field, PositiveInt, model_validator
 from model.embedding_config import BagConfig, ContentConfig, FieldConfig, GroupConfig, TableConfig
 from model.frozen import Frozen
 from model.interaction.config import Interaction
+from model.sequence.config import Downstream, TargetAttentionConfig
 from model.sequence_config import InterFormerConfig, UpstreamConfig
 
 
 class HistoryConfig(Frozen):
     """The user's timeline and how it is read.
 
-    Alone it is target attention: the candidate attends to the latest events. The GEM form adds the
+    Alone it is the downstream: the candidate reads the latest events. The GEM form adds the
     upstream, which reads the whole timeline once for all impressions, and InterFormer.
     """
 
@@ -28,7 +29,9 @@ class HistoryConfig(Frozen):
     num_summary_tokens: PositiveInt
     """Queries made from the candidate, and tokens that the history adds (S)."""
     max_events: PositiveInt
-    """Latest events that the candidate attends to (N)."""
+    """Latest events that a row reads (N)."""
+    downstream: Downstream = TargetAttentionConfig()
+    """How the candidate reads them, chosen by its `kind`."""
     upstream: UpstreamConfig | None = None
     """The long sequence; its batches hold timelines from their first event on."""
     interformer: InterFormerConfig | None = None

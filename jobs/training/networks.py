@@ -36,6 +36,7 @@ def ranker_config(
             num_heads=network.num_heads,
             num_summary_tokens=network.num_summary_tokens,
             max_events=num_events,
+            downstream=network.downstream,
             upstream=_upstream(network.upstream) if network.upstream else None,
             interformer=network.interformer,
         )

@@ -13,6 +13,7 @@ from model.embeddings import extend_tables
 from model.losses import task_loss
 from model.optim import build_optimizers
 from model.ranker import Ranker, Student
+from model.sequence.config import DinConfig, HstuConfig
 from tests.model.samples import (
     config_without_history,
     distillation_config,
@@ -33,11 +34,21 @@ def gem_config(**changes):
     return ranker_config(history=history_config(**(parts | changes)))
 
 
+def downstream_config(downstream):
+    """Another way to read the latest events, under heads too wide to be dead for a row."""
+    return ranker_config(history=history_config(downstream=downstream), head_hidden=(24,))
+
+
+DIN = DinConfig(hidden=(6, 5), activation="prelu")
+HSTU = HstuConfig(num_layers=2, num_heads=2, head_dim=4, num_time_buckets=40)
 FORMS = [
     pytest.param(ranker_config(), id="target_attention"),
     pytest.param(gem_config(interformer=None), id="upstream"),
     pytest.param(gem_config(upstream=None), id="interformer"),
     pytest.param(gem_config(), id="gem"),
+    pytest.param(downstream_config(DIN), id="din"),
+    pytest.param(downstream_config(HSTU), id="hstu"),
+    pytest.param(gem_config(downstream=HSTU), id="gem_hstu"),
 ]
 """Every form of the sequence side."""
 
@@ -49,7 +60,14 @@ def all_rows_counted(batch):
 
 @pytest.mark.parametrize(
     "config",
-    [ranker_config(), config_without_history(), gem_config(), gem_config(interformer=None)],
+    [
+        ranker_config(),
+        config_without_history(),
+        gem_config(),
+        gem_config(interformer=None),
+        downstream_config(DIN),
+        downstream_config(HSTU),
+    ],
 )
 def test_parameters_and_flops_equal_the_closed_forms(config):
     model = Ranker(config)
@@ -225,7 +243,10 @@ def train(model, batch, num_steps):
     return losses
 
 
-@pytest.mark.parametrize("config", [ranker_config(), gem_config()])
+@pytest.mark.parametrize(
+    "config",
+    [ranker_config(), gem_config(), downstream_config(DIN), downstream_config(HSTU)],
+)
 def test_one_tiny_batch_overfits(config):
     losses = train(Ranker(config), make_batch(config, LENGTHS), num_steps=150)
     assert losses[0] > 1.5
