@@ -112,6 +112,8 @@ class Network(Settings):
     """S."""
     num_events: int | None = None
     """Events read of the timeline; all N if left out; 0 for a model without history."""
+    content: bool = False
+    """Whether the vectors of content are read: the ad's as a token, and every event's item's."""
     downstream: Downstream = TargetAttentionConfig()
     """How the candidate reads the latest events, chosen by its `kind`."""
     upstream: LongSequence | None = None
@@ -275,6 +277,11 @@ class Recipe(Settings):
         for name in ("teacher", "domain_student", "vertical_student"):
             part = getattr(self, name)
             training: Training = part if isinstance(part, Training) else part.training
+            if training.network.content and self.contract.content is None:
+                raise ValueError(
+                    f"{name}: network.content reads the vectors of contract.content; found none "
+                    "declared; declare it or leave network.content out"
+                )
             events = training.network.num_events
             if events is not None and events > self.timeline.num_events:
                 raise ValueError(

@@ -24,6 +24,8 @@ class HistoryConfig(Frozen):
     """Categorical columns of one event."""
     num_dense: int = Field(ge=0)
     """Dense columns of one event, for example the log of its value."""
+    content: tuple[ContentConfig, ...] = ()
+    """Given vectors of one event, for example a text embedding of its item."""
     num_heads: PositiveInt
     """Heads (H) of every attention; they divide the ranker's width."""
     num_summary_tokens: PositiveInt
@@ -46,7 +48,9 @@ class HistoryConfig(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> "HistoryConfig":
-        _refuse_duplicates("history.fields", (field.name for field in self.fields))
+        _refuse_duplicates(
+            "history.fields and content", (each.name for each in (*self.fields, *self.content))
+        )
         names = [field.name for field in self.fields]
         for branch in self.upstream.branches if self.upstream else ():
             if branch.field is not None and branch.field not in names:
@@ -64,7 +68,7 @@ class HistoryConfig(Frozen):
                 f"history.fields: an event is one token; found {several} with more than one; "
                 "leave num_tokens out"
             )
-        if not self.fields and self.num_dense == 0:
+        if not self.fields and not self.content and self.num_dense == 0:
             raise ValueError(
                 "history: an event needs at least one column; found no fields and num_dense 0; "
                 "name a field, or leave history out"

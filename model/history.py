@@ -34,7 +34,8 @@ class History(nn.Module):
 
     def embed(self, tables: EmbeddingTables, history: Timelines) -> Float[Tensor, "E D"]:
         """Every event of the batch, once."""
-        return self.events(tables(self.fields, history.categorical), history.dense)
+        embedded = tables(self.fields, history.categorical)
+        return self.events(embedded, history.dense, history.content)
 
     def forward(
         self, tokens: Float[Tensor, "B F D"], events: Float[Tensor, "E D"], history: Timelines

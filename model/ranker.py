@@ -53,18 +53,10 @@ class Ranker(nn.Module):
     Args:
         config: Shape of the ranker.
         seed: Seed of every initial weight; the global random state is left as it was.
-
-    Raises:
-        ValueError: If the config has bags or content, which a `Batch` does not carry.
     """
 
     def __init__(self, config: RankerConfig, seed: int = 0) -> None:
         super().__init__()
-        if config.bags or config.content:
-            raise ValueError(
-                "bags, content: a batch carries neither, so a ranker cannot read them; found "
-                f"{[each.name for each in (*config.bags, *config.content)]}; leave them out"
-            )
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -110,7 +102,8 @@ class Ranker(nn.Module):
     def represent(self, batch: Batch) -> Float[Tensor, "B R"]:
         """The flattened tokens under the heads."""
         embedded = self.tables(self.config.fields, batch.categorical)
-        tokens = self.feature_tokens(embedded, batch.dense)  # B F D
+        pooled = self.tables.pool(self.config.bags, batch.bags)
+        tokens = self.feature_tokens((*embedded, *pooled), batch.dense, batch.content)  # B F D
         if self.history is not None:
             assert batch.history is not None, "batch.history is missing; see check_batch"
             events = self.history.embed(self.tables, batch.history)

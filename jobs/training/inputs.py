@@ -252,7 +252,14 @@ class Packed:
                 if f"{held[table][: rows[table]][-1]:016x}" != digest
             ]
 
-    def batch(self, rows: np.ndarray, max_events: int, *, whole: bool = False) -> Batch:
+    @property
+    def content_dim(self) -> int | None:
+        """Width of the vectors of content; None where none is packed."""
+        return None if self.content is None else self.content.shape[1]
+
+    def batch(
+        self, rows: np.ndarray, max_events: int, *, whole: bool = False, content: bool = False
+    ) -> Batch:
         """Rows as a model's input.
 
         Args:
@@ -260,15 +267,21 @@ class Packed:
             max_events: N of the model; 0 for a model without history.
             whole: Whether a timeline is given from its first event on, for a model that reads all
                 that was known; else from the first event that a row of the batch reads.
+            content: Whether the vectors of content are given, zeros where an item has none.
         """
         return Batch(
             categorical=torch.from_numpy(self.categorical[rows].astype(np.int64)),
             dense=torch.from_numpy(self.dense[rows]),
             domain=torch.from_numpy(self.domain[rows].astype(np.int64)),
-            history=self._history(rows, max_events, whole) if max_events else None,
+            history=self._history(rows, max_events, whole, content) if max_events else None,
+            content=self._vectors(self.content_row, rows) if content else (),
         )
 
-    def _history(self, rows: np.ndarray, max_events: int, whole: bool) -> Timelines:
+    def _vectors(self, row: np.ndarray | None, at: np.ndarray) -> tuple[torch.Tensor, ...]:
+        assert self.content is not None and row is not None, "ranker_config asks for packed content"
+        return (torch.from_numpy(self.content[row[at]].astype(np.float32)),)
+
+    def _history(self, rows: np.ndarray, max_events: int, whole: bool, content: bool) -> Timelines:
         """Each timeline once: the union of what its rows read, up to the last row's cut-off."""
         timelines, segment = np.unique(self.timeline[rows], return_inverse=True)
         end = self.history_end[rows].astype(np.int64)
@@ -291,6 +304,7 @@ class Packed:
             start=torch.from_numpy(start + shift[segment]),
             end=torch.from_numpy(end + shift[segment]),
             row_us=torch.from_numpy(self.event_us[rows]),
+            content=self._vectors(self.event_content_row, at) if content else (),
         )
 
     def matured(self, start: datetime | None, end: datetime) -> np.ndarray:

@@ -48,6 +48,8 @@ class Reader:
     """Teacher probabilities by packed row and model task."""
     whole_timelines: bool = False
     """Whether the model reads a timeline from its first event on."""
+    content: bool = False
+    """Whether the model reads vectors of content."""
 
     def rows(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         """Rows with a label that matured in a segment, in time order, and which labels did."""
@@ -67,9 +69,10 @@ class Reader:
         A checkpoint holds the out-of-vocabulary row there if they were evicted at its version, and
         what it has learnt of them if not.
         """
-        batch = self.packed.batch(rows, self.max_events, whole=self.whole_timelines)
-        domain = torch.from_numpy(self.domains)[batch.domain]
-        return Batch(batch.categorical, batch.dense, domain, batch.history)
+        batch = self.packed.batch(
+            rows, self.max_events, whole=self.whole_timelines, content=self.content
+        )
+        return replace(batch, domain=torch.from_numpy(self.domains)[batch.domain])
 
     def pieces(self, segment: Segment, rank: int, world: int, skip: int = 0) -> Iterator[Piece]:
         """A worker's share of each global batch: every `world`-th row.

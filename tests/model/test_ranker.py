@@ -21,6 +21,7 @@ from tests.model.samples import (
     interformer_config,
     make_batch,
     ranker_config,
+    rich_config,
     select_rows,
     upstream_config,
 )
@@ -49,8 +50,9 @@ FORMS = [
     pytest.param(downstream_config(DIN), id="din"),
     pytest.param(downstream_config(HSTU), id="hstu"),
     pytest.param(gem_config(downstream=HSTU), id="gem_hstu"),
+    pytest.param(rich_config(), id="bags_and_content"),
 ]
-"""Every form of the sequence side."""
+"""Every form of the sequence side, and every kind of feature."""
 
 
 def all_rows_counted(batch):
@@ -67,6 +69,7 @@ def all_rows_counted(batch):
         gem_config(interformer=None),
         downstream_config(DIN),
         downstream_config(HSTU),
+        rich_config(),
     ],
 )
 def test_parameters_and_flops_equal_the_closed_forms(config):
@@ -117,6 +120,9 @@ def test_no_row_sees_an_event_at_or_after_its_cut_off(config):
             name: torch.cat([getattr(history, name)[:place], values[place:]])
             for name, values in changes.items()
         }
+        changed["content"] = tuple(
+            torch.cat([vectors[:place], vectors[place:] - 5.0]) for vectors in history.content
+        )
         dirty = model(dataclasses.replace(batch, history=dataclasses.replace(history, **changed)))
         blind = [row for row, (_, known) in enumerate(rows) if known <= place]
         assert torch.equal(dirty.logits[blind], clean[blind]), place
@@ -195,6 +201,29 @@ def test_poisoned_events_of_one_row_reach_no_other_row(config):
     torch.testing.assert_close(poisoned[others], clean[others], atol=0.0, rtol=0.0)
 
 
+def test_bags_and_content_of_one_row_reach_no_other_row():
+    config = rich_config()
+    model = Ranker(config)
+    batch = make_batch(config, LENGTHS)
+    clean = model(batch).logits
+    for part, index in (("bags", 0), ("bags", 1), ("content", 0), ("content", 1)):
+        changed, row = list(getattr(batch, part)), 2
+        if part == "bags":
+            bag = changed[index]
+            row = int(bag.offsets.diff().argmax())
+            start, end = bag.offsets[row : row + 2].tolist()
+            values = bag.values.clone()
+            values[start:end] = (values[start:end] + 1) % 4
+            changed[index] = dataclasses.replace(bag, values=values)
+        else:
+            changed[index] = changed[index].clone()
+            changed[index][row] += 1.0
+        others = [other for other in range(6) if other != row]
+        dirty = model(dataclasses.replace(batch, **{part: tuple(changed)})).logits
+        assert torch.equal(dirty[others], clean[others]), (part, index)
+        assert not torch.equal(dirty[row], clean[row]), (part, index)
+
+
 def test_missing_dense_value_scores_as_the_mean():
     model = Ranker(ranker_config())
     sample = torch.tensor([[1.0, 2.0, 3.0], [3.0, 6.0, 9.0]])
@@ -245,7 +274,13 @@ def train(model, batch, num_steps):
 
 @pytest.mark.parametrize(
     "config",
-    [ranker_config(), gem_config(), downstream_config(DIN), downstream_config(HSTU)],
+    [
+        ranker_config(),
+        gem_config(),
+        downstream_config(DIN),
+        downstream_config(HSTU),
+        rich_config(),
+    ],
 )
 def test_one_tiny_batch_overfits(config):
     losses = train(Ranker(config), make_batch(config, LENGTHS), num_steps=150)
