@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from jobs.contract import LogContract, load_contract
 from jobs.errors import ConfigError
 from jobs.settings import Settings, checked
+from model.heads_config import ChainConfig
 from model.interaction.config import Interaction
 from model.sequence.config import Downstream, TargetAttentionConfig
 from model.sequence_config import InterFormerConfig
@@ -106,6 +107,9 @@ class Network(Settings):
     head_hidden: tuple[int, ...]
     domain_heads: Literal["whole", "final_layer"] = "whole"
     """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
+    chain: ChainConfig | None = None
+    """Click and conversion as one chain (ESMM); tasks that stand alone if left out. Without a click
+    nothing should convert: give the conversion's task `attribution: click_through`."""
     num_heads: int = Field(default=2, ge=1)
     """H of the attention over the timeline."""
     num_summary_tokens: int = Field(default=2, ge=1)
@@ -143,6 +147,15 @@ class Trial(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
 
 
+class Debiasing(Settings):
+    """A loss that corrects a chain's conversions for who clicked (ESCM²-IPS)."""
+
+    weight: float = Field(gt=0)
+    """Weight beside the loss of the labels."""
+    max_weight: float = Field(default=20.0, ge=1)
+    """c: largest inverse propensity of a click."""
+
+
 class Training(Settings):
     """How a model is trained: one pass in time order."""
 
@@ -158,7 +171,18 @@ class Training(Settings):
     """Rows over which the average of the dense weights reaches back; the average is served."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradient norm at which dense gradients are clipped."""
+    debiasing: Debiasing | None = None
+    """Beside the loss of a chain; none if left out."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _debiases_a_chain(self) -> Training:
+        if self.debiasing and self.network.chain is None:
+            raise ValueError(
+                "debiasing: it corrects the conversions of network.chain; found no chain; declare "
+                "one, or leave debiasing out"
+            )
+        return self
 
 
 class Distillation(Settings):
@@ -282,6 +306,8 @@ class Recipe(Settings):
                     f"{name}: network.content reads the vectors of contract.content; found none "
                     "declared; declare it or leave network.content out"
                 )
+            if training.network.chain:
+                self._check_chain(name, training.network.chain)
             events = training.network.num_events
             if events is not None and events > self.timeline.num_events:
                 raise ValueError(
@@ -289,6 +315,23 @@ class Recipe(Settings):
                     f"({self.timeline.num_events}); found {events}"
                 )
         return self
+
+    def _check_chain(self, name: str, chain: ChainConfig) -> None:
+        contract, models = self.contract, [tuple(self.contract.tasks)]
+        if name == "vertical_student":
+            models = [
+                tuple(contract.vertical_tasks(domain, vertical))
+                for domain, own in contract.domains.items()
+                for vertical in own.verticals
+            ]
+        for tasks in models:
+            chain.check(tasks)
+        windows = {task: contract.tasks[task].window for task in (chain.click, *chain.conversions)}
+        if late := [task for task in chain.conversions if windows[task] < windows[chain.click]]:
+            raise ValueError(
+                f"{name}: network.chain needs the click known by when a conversion is; found "
+                f"{late} with shorter windows than {chain.click!r}; lengthen them"
+            )
 
     @property
     def family(self) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from model.embedding_config import BagConfig, ContentConfig, FieldConfig, GroupConfig, TableConfig
 from model.frozen import Frozen
+from model.heads_config import ChainConfig
 from model.interaction.config import Interaction
 from model.sequence.config import Downstream, TargetAttentionConfig
 from model.sequence_config import InterFormerConfig, UpstreamConfig
@@ -109,6 +110,8 @@ class RankerConfig(Frozen):
     """Hidden widths of every head."""
     domain_heads: Literal["whole", "final_layer"] = "whole"
     """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
+    chain: ChainConfig | None = None
+    """Click and conversion as one chain, or None for tasks that stand alone."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the representation dropped before the heads in training."""
 
@@ -150,6 +153,8 @@ class RankerConfig(Frozen):
         _refuse_duplicates("tasks", self.tasks)
         self._check_tables()
         self._check_groups()
+        if self.chain:
+            self.chain.check(self.tasks)
         if (self.num_dense == 0) != (self.num_dense_tokens == 0):
             raise ValueError(
                 "num_dense_tokens: dense tokens exist exactly when dense columns do; found "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from model import features, heads, history, interformer
 from model.batch import Batch, Timelines
 from model.config import DistillationConfig, RankerConfig
+from model.conversion import chained_log_odds
 from model.embeddings import EmbeddingTables
 from model.features import FeatureTokens
 from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter
@@ -16,6 +17,9 @@ from model.history import History
 from model.interaction import kinds
 from model.interaction.kinds import build_interaction
 from model.interformer import InterFormer
+
+_MAX_CONVERSION_RATE = 0.95
+"""No conversion of a fresh chain is surer than this, however rare the counted clicks are."""
 
 
 class RankerOutput(NamedTuple):
@@ -25,6 +29,8 @@ class RankerOutput(NamedTuple):
     """Natural log-odds of each task."""
     representation: Float[Tensor, "B R"]
     """Flattened tokens under the heads."""
+    tower_logits: Float[Tensor, "B Y"]
+    """What each head says: with a chain, log-odds of a conversion given a click; else `logits`."""
 
 
 class StudentOutput(NamedTuple):
@@ -38,6 +44,8 @@ class StudentOutput(NamedTuple):
     """Log-odds that learn from the teacher's soft labels (ŷ_D)."""
     adapted_distill_logits: Float[Tensor, "B Y"] | None
     """Log-odds that learn from the adapted soft labels (ŷ_D2); None without an adapter."""
+    tower_logits: Float[Tensor, "B Y"]
+    """As `RankerOutput` has them."""
 
 
 class Ranker(nn.Module):
@@ -45,9 +53,10 @@ class Ranker(nn.Module):
 
     X_0 = [FeatureTokens; History(FeatureTokens, timelines)]
     r   = flatten(interaction(X_0)),  or flatten(InterFormer(X_0, events)) around its layers
-    z   = heads_domain(r)
+    z   = heads_domain(r),  or logit(σ(z_click) σ(z)) for the conversions of a chain
 
-    Paper: Wukong, section 3.1; GEM (Meta engineering, 2025) for the history beside the features.
+    Paper: Wukong, section 3.1; GEM (Meta engineering, 2025) for the history beside the features;
+        ESMM (arXiv 1804.07931), equation 1, for the chain.
     Differs: without InterFormer the history enters as tokens of the first layer only.
 
     Args:
@@ -96,8 +105,16 @@ class Ranker(nn.Module):
             self.history.events.normaliser.fit(event_dense)
 
     def set_prior(self, domain_task_rates: Float[Tensor, "P Y"]) -> None:
-        """Starts every head at its base rate; see `DomainTaskHeads.set_prior`."""
-        self.heads.set_prior(domain_task_rates)
+        """Starts every head at its base rate; see `DomainTaskHeads.set_prior`.
+
+        A conversion of a chain starts at its rate over that of the click, at most 0.95.
+        """
+        rates, chain = domain_task_rates.clone(), self.config.chain
+        if chain is not None:
+            at = [self.config.tasks.index(task) for task in chain.conversions]
+            click = rates[:, [self.config.tasks.index(chain.click)]]
+            rates[:, at] = (rates[:, at] / click).clamp(max=_MAX_CONVERSION_RATE)
+        self.heads.set_prior(rates)
 
     def represent(self, batch: Batch) -> Float[Tensor, "B R"]:
         """The flattened tokens under the heads."""
@@ -131,7 +148,19 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> RankerOutput:
         representation = self.represent(batch)
-        return RankerOutput(self.heads(representation, batch.domain), representation)
+        towers = self.heads(representation, batch.domain)
+        return RankerOutput(self._chained(towers), representation, towers)
+
+    def _chained(self, towers: Float[Tensor, "B Y"]) -> Float[Tensor, "B Y"]:
+        chain = self.config.chain
+        if chain is None:
+            return towers
+        columns = dict(zip(self.config.tasks, towers.unbind(1), strict=True))
+        columns |= {
+            task: chained_log_odds(columns[chain.click], columns[task])
+            for task in chain.conversions
+        }
+        return torch.stack(list(columns.values()), dim=1)
 
 
 class Student(nn.Module):
@@ -184,7 +213,7 @@ class Student(nn.Module):
                 head.heads.set_prior(domain_task_rates)
 
     def forward(self, batch: Batch) -> StudentOutput:
-        logits, representation = self.ranker(batch)
+        logits, representation, towers = self.ranker(batch)
         return StudentOutput(
             logits,
             representation,
@@ -192,6 +221,7 @@ class Student(nn.Module):
             self.adapted_distill_head(representation, batch.domain)
             if self.adapted_distill_head
             else None,
+            towers,
         )
 
 

@@ -80,6 +80,7 @@ def ranker_config(
         tasks=tuple(tasks),
         head_hidden=network.head_hidden,
         domain_heads=network.domain_heads,
+        chain=network.chain,
         dropout=network.dropout,
     )
 

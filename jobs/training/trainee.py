@@ -237,6 +237,7 @@ def _learner(card: Card, training: Training, model: Ranker | Student) -> Learner
         clip_norm=training.clip_norm,
         num_tasks=len(card.ranker_config.tasks),
         seed=training.seed,
+        debiasing=training.debiasing,
     )
 
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import ranker
 from model.config import SoftLabel, TableConfig
 from model.embeddings import extend_tables
+from model.heads_config import ChainConfig
 from model.losses import task_loss
 from model.optim import build_optimizers
 from model.ranker import Ranker, Student
@@ -222,6 +223,35 @@ def test_bags_and_content_of_one_row_reach_no_other_row():
         dirty = model(dataclasses.replace(batch, **{part: tuple(changed)})).logits
         assert torch.equal(dirty[others], clean[others]), (part, index)
         assert not torch.equal(dirty[row], clean[row]), (part, index)
+
+
+def test_a_conversion_is_served_as_its_product_with_the_click():
+    chain = ChainConfig(click="click", conversions=("buy",))
+    chained, plain = Ranker(ranker_config(chain=chain)), Ranker(ranker_config())
+    batch = make_batch(ranker_config(), LENGTHS)
+    output, alone = chained(batch), plain(batch)
+    assert torch.equal(output.tower_logits, alone.logits)
+    assert torch.equal(alone.tower_logits, alone.logits)
+    assert torch.equal(output.logits[:, :2], alone.logits[:, :2])
+    p = alone.logits.double().sigmoid()
+    torch.testing.assert_close(output.logits[:, 2].double().sigmoid(), p[:, 0] * p[:, 2])
+    count = ranker.num_parameters(ranker_config(chain=chain))
+    assert count == ranker.num_parameters(ranker_config())
+
+
+def test_a_chain_starts_at_the_base_rates_of_all_impressions():
+    model = Ranker(ranker_config(chain=ChainConfig(click="click", conversions=("buy", "like"))))
+    rates = torch.tensor([[0.2, 0.05, 0.04], [0.1, 0.02, 0.2]])
+    model.set_prior(rates)
+    towers = model.heads(torch.zeros(2, 40), torch.arange(2))
+    expected = torch.tensor([[0.2, 0.05, 0.04], [0.1, 0.02, 0.095]])
+    torch.testing.assert_close(model._chained(towers).sigmoid(), expected)
+
+
+@pytest.mark.parametrize("conversions", [("share",), ("click",), ("buy", "buy")])
+def test_a_chain_of_other_tasks_is_refused(conversions):
+    with pytest.raises(ValueError, match="a click and its conversions are different tasks of"):
+        ranker_config(chain=ChainConfig(click="click", conversions=conversions))
 
 
 def test_missing_dense_value_scores_as_the_mean():
