@@ -107,6 +107,9 @@ class Network(Settings):
     head_hidden: tuple[int, ...]
     domain_heads: Literal["whole", "final_layer"] = "whole"
     """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
+    zipper: bool = False
+    """Whether a label is learnt under the window that its impression was assigned (Lattice), by
+    heads of that window; the longest is served and judged. Of all models of a family or of none."""
     chain: ChainConfig | None = None
     """Click and conversion as one chain (ESMM); tasks that stand alone if left out. Without a click
     nothing should convert: give the conversion's task `attribution: click_through`."""
@@ -295,6 +298,26 @@ class Recipe(Settings):
     maintenance: Maintenance = Maintenance()
     log_uri: str
     """Folder of the raw log."""
+
+    @model_validator(mode="after")
+    def _zipper_fits(self) -> Recipe:
+        students = (self.domain_student, self.vertical_student)
+        networks = [self.teacher.network, *(student.training.network for student in students)]
+        if len({network.zipper for network in networks}) > 1:
+            raise ValueError(
+                "network.zipper: a family is judged on rows that none of its models has learnt, so "
+                "all or none have it; found both; set it for teacher and students alike"
+            )
+        if not self.teacher.network.zipper:
+            return self
+        tasks = {name: self.contract.tasks[name] for name in self.contract.zipper_tasks}
+        short = [name for name, task in tasks.items() if max(task.zipper_windows) != task.window]
+        if short or not tasks:
+            raise ValueError(
+                "network.zipper: the longest of a task's zipper_windows is its window, which is "
+                f"served; found {short or 'no task with zipper_windows'}; change the contract"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -110,6 +110,8 @@ class RankerConfig(Frozen):
     """Hidden widths of every head."""
     domain_heads: Literal["whole", "final_layer"] = "whole"
     """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
+    num_windows: PositiveInt = 1
+    """Attribution windows with heads of their own (K); the longest is served."""
     chain: ChainConfig | None = None
     """Click and conversion as one chain, or None for tasks that stand alone."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -155,6 +157,11 @@ class RankerConfig(Frozen):
         self._check_groups()
         if self.chain:
             self.chain.check(self.tasks)
+        if self.chain and self.num_windows > 1:
+            raise ValueError(
+                "chain: its click and its conversions are of one window each; found num_windows "
+                f"{self.num_windows}; leave out either"
+            )
         if (self.num_dense == 0) != (self.num_dense_tokens == 0):
             raise ValueError(
                 "num_dense_tokens: dense tokens exist exactly when dense columns do; found "

@@ -12,7 +12,7 @@ from model.config import DistillationConfig, RankerConfig
 from model.conversion import chained_log_odds
 from model.embeddings import EmbeddingTables
 from model.features import FeatureTokens
-from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter
+from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter, ZipperHeads
 from model.history import History
 from model.interaction import kinds
 from model.interaction.kinds import build_interaction
@@ -31,6 +31,8 @@ class RankerOutput(NamedTuple):
     """Flattened tokens under the heads."""
     tower_logits: Float[Tensor, "B Y"]
     """What each head says: with a chain, log-odds of a conversion given a click; else `logits`."""
+    window_logits: Float[Tensor, "B K Y"] | None
+    """Log-odds within each attribution window, the longest last; None for a single window."""
 
 
 class StudentOutput(NamedTuple):
@@ -46,6 +48,8 @@ class StudentOutput(NamedTuple):
     """Log-odds that learn from the adapted soft labels (ŷ_D2); None without an adapter."""
     tower_logits: Float[Tensor, "B Y"]
     """As `RankerOutput` has them."""
+    window_logits: Float[Tensor, "B K Y"] | None
+    """As `RankerOutput` has them."""
 
 
 class Ranker(nn.Module):
@@ -53,10 +57,11 @@ class Ranker(nn.Module):
 
     X_0 = [FeatureTokens; History(FeatureTokens, timelines)]
     r   = flatten(interaction(X_0)),  or flatten(InterFormer(X_0, events)) around its layers
-    z   = heads_domain(r),  or logit(σ(z_click) σ(z)) for the conversions of a chain
+    z   = heads_domain(r),  or logit(σ(z_click) σ(z)) for the conversions of a chain,  or those of
+          the longest of several windows
 
     Paper: Wukong, section 3.1; GEM (Meta engineering, 2025) for the history beside the features;
-        ESMM (arXiv 1804.07931), equation 1, for the chain.
+        ESMM (arXiv 1804.07931), equation 1, for the chain; Lattice (arXiv 2512.09200) for windows.
     Differs: without InterFormer the history enters as tokens of the first layer only.
 
     Args:
@@ -80,7 +85,10 @@ class Ranker(nn.Module):
                 else build_interaction(config.interaction, config.num_tokens, config.width)
             )
             self.dropout = nn.Dropout(config.dropout)
-            self.heads = DomainTaskHeads(config)
+            several = config.num_windows > 1
+            self.heads = (
+                ZipperHeads(config, config.num_windows) if several else DomainTaskHeads(config)
+            )
 
     def fit_normalisers(
         self, dense: Float32[Tensor, "B N"], event_dense: Float32[Tensor, "E M"] | None = None
@@ -104,10 +112,11 @@ class Ranker(nn.Module):
         if self.history is not None and event_dense is not None:
             self.history.events.normaliser.fit(event_dense)
 
-    def set_prior(self, domain_task_rates: Float[Tensor, "P Y"]) -> None:
-        """Starts every head at its base rate; see `DomainTaskHeads.set_prior`.
+    def set_prior(self, domain_task_rates: Float[Tensor, "*K P Y"]) -> None:
+        """Starts every head at its base rate, of each window where there are several.
 
-        A conversion of a chain starts at its rate over that of the click, at most 0.95.
+        See `DomainTaskHeads.set_prior`. A conversion of a chain starts at its rate over that of the
+        click, at most 0.95.
         """
         rates, chain = domain_task_rates.clone(), self.config.chain
         if chain is not None:
@@ -149,7 +158,10 @@ class Ranker(nn.Module):
     def forward(self, batch: Batch) -> RankerOutput:
         representation = self.represent(batch)
         towers = self.heads(representation, batch.domain)
-        return RankerOutput(self._chained(towers), representation, towers)
+        if isinstance(self.heads, ZipperHeads):
+            served = towers[:, -1]
+            return RankerOutput(served, representation, served, towers)
+        return RankerOutput(self._chained(towers), representation, towers, None)
 
     def _chained(self, towers: Float[Tensor, "B Y"]) -> Float[Tensor, "B Y"]:
         chain = self.config.chain
@@ -205,15 +217,16 @@ class Student(nn.Module):
             )
             self.adapter = StudentAdapter(config, distillation) if distillation.adapter else None
 
-    def set_prior(self, domain_task_rates: Float[Tensor, "P Y"]) -> None:
-        """Starts serving and auxiliary heads at the base rates."""
+    def set_prior(self, domain_task_rates: Float[Tensor, "*K P Y"]) -> None:
+        """Starts serving and auxiliary heads at the base rates, these at the longest window's."""
         self.ranker.set_prior(domain_task_rates)
+        served = domain_task_rates if domain_task_rates.dim() == 2 else domain_task_rates[-1]
         for head in (self.distill_head, self.adapted_distill_head):
             if head is not None:
-                head.heads.set_prior(domain_task_rates)
+                head.heads.set_prior(served)
 
     def forward(self, batch: Batch) -> StudentOutput:
-        logits, representation, towers = self.ranker(batch)
+        logits, representation, towers, windows = self.ranker(batch)
         return StudentOutput(
             logits,
             representation,
@@ -222,6 +235,7 @@ class Student(nn.Module):
             if self.adapted_distill_head
             else None,
             towers,
+            windows,
         )
 
 
@@ -232,7 +246,7 @@ def num_parameters(config: RankerConfig) -> int:
         + features.num_parameters(config)
         + history.num_parameters(config)
         + _stack_num_parameters(config)
-        + heads.num_parameters(config)
+        + config.num_windows * heads.num_parameters(config)
     )
 
 
@@ -251,7 +265,7 @@ def flops(config: RankerConfig, num_events: float, rows_per_event: float = 1.0) 
         features.flops(config)
         + history.flops(config, num_events, rows_per_event)
         + _stack_flops(config, num_events, rows_per_event)
-        + heads.flops(config)
+        + config.num_windows * heads.flops(config)
     )
 
 

@@ -16,6 +16,7 @@ from jobs.training.reader import Piece
 from model import losses
 from model.config import RankerConfig
 from model.conversion import inverse_propensity_loss
+from model.heads import zipper_logits
 from model.optim import Optimizers, WeightAverage
 from model.ranker import Ranker, RankerOutput, Student, StudentOutput
 
@@ -116,7 +117,12 @@ class Learner:
         if self.watched is not None:
             self._watch(piece)
         output = self.model(piece.batch)
-        loss = losses.task_loss(output.logits, piece.labels, piece.mask, piece.num_labels)
+        taught, served = output.logits, piece.mask
+        if output.window_logits is not None:
+            assert piece.window is not None, "the reader of a model with windows gives them"
+            taught = zipper_logits(output.window_logits, piece.window)
+            served = piece.mask & (piece.window == output.window_logits.shape[1] - 1)
+        loss = losses.task_loss(taught, piece.labels, piece.mask, piece.num_labels)
         if self.debiasing is not None:
             loss = loss + _debiasing(self.debiasing, self.ranker.config, output, piece)
         if isinstance(self.bare, Student):
@@ -129,7 +135,7 @@ class Learner:
         dense = [p for group in self.optimizers.dense.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_([p for p in dense if p.grad is not None], self.clip_norm)
         self._check_finite("gradient's norm", norm, piece)
-        self.progress.add(output.logits, piece.labels, piece.mask)
+        self.progress.add(output.logits, piece.labels, served)
         warm = min(1.0, (self.num_steps + 1) / max(1, self.warmup_steps))
         rates = (self.trial.lr_dense, self.trial.lr_sparse)
         for optimizer, rate in zip(self.optimizers, rates, strict=True):

@@ -80,6 +80,7 @@ def ranker_config(
         tasks=tuple(tasks),
         head_hidden=network.head_hidden,
         domain_heads=network.domain_heads,
+        num_windows=spec.num_windows(tasks) if network.zipper else 1,
         chain=network.chain,
         dropout=network.dropout,
     )

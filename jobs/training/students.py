@@ -128,6 +128,7 @@ def student_reader(
         teacher=teacher,
         whole_timelines=network.upstream is not None,
         content=network.content,
+        zipper=network.zipper,
     )
 
 

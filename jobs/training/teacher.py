@@ -101,4 +101,5 @@ def teacher_reader(config: RunConfig, packed: Packed) -> Reader:
         max_events=config.timeline.num_events if events is None else events,
         whole_timelines=network.upstream is not None,
         content=network.content,
+        zipper=network.zipper,
     )

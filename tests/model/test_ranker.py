@@ -71,6 +71,7 @@ def all_rows_counted(batch):
         downstream_config(DIN),
         downstream_config(HSTU),
         rich_config(),
+        ranker_config(num_windows=3),
     ],
 )
 def test_parameters_and_flops_equal_the_closed_forms(config):
@@ -246,6 +247,31 @@ def test_a_chain_starts_at_the_base_rates_of_all_impressions():
     towers = model.heads(torch.zeros(2, 40), torch.arange(2))
     expected = torch.tensor([[0.2, 0.05, 0.04], [0.1, 0.02, 0.095]])
     torch.testing.assert_close(model._chained(towers).sigmoid(), expected)
+
+
+def test_the_longest_of_several_windows_is_served():
+    model = Ranker(ranker_config(num_windows=3))
+    output = model(make_batch(ranker_config(), LENGTHS))
+    assert output.window_logits.shape == (6, 3, 3)
+    assert torch.equal(output.logits, output.window_logits[:, 2])
+    assert torch.equal(output.tower_logits, output.logits)
+    assert Ranker(ranker_config())(make_batch(ranker_config(), LENGTHS)).window_logits is None
+
+
+def test_heads_of_each_window_start_at_its_rates_and_auxiliary_ones_at_the_longest():
+    student = Student(ranker_config(num_windows=2), distillation_config())
+    student.set_prior(torch.tensor([[[0.1] * 3] * 2, [[0.3] * 3] * 2]))
+    windows = student.ranker.heads(torch.zeros(2, 40), torch.arange(2)).sigmoid()
+    torch.testing.assert_close(windows[:, 0], torch.full((2, 3), 0.1))
+    torch.testing.assert_close(windows[:, 1], torch.full((2, 3), 0.3))
+    auxiliary = student.distill_head(torch.zeros(2, 40), torch.arange(2)).sigmoid()
+    torch.testing.assert_close(auxiliary, torch.full((2, 3), 0.3))
+
+
+def test_a_chain_over_several_windows_is_refused():
+    chain = ChainConfig(click="click", conversions=("buy",))
+    with pytest.raises(ValueError, match=r"chain: .* found num_windows 2"):
+        ranker_config(chain=chain, num_windows=2)
 
 
 @pytest.mark.parametrize("conversions", [("share",), ("click",), ("buy", "buy")])
