@@ -8,13 +8,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from jobs.config import Student
+from jobs.config import Student, day_of
 from jobs.contract import LogContract
+from jobs.family import teacher_name
 from jobs.training.evaluation import gate_rows
 from jobs.training.segments import Segment
 from jobs.training.students import domain_plan, student_reader
 from jobs.training.teacher import teacher_reader
-from tests.jobs.training import samples
+from tests.jobs.training import family, samples
 
 SHORT, LONG = timedelta(minutes=10), samples.WINDOWS["click"]
 ALL = [Segment(None, samples.END)]
@@ -27,9 +28,9 @@ def contract(windows=("10m", "30m")):
     return LogContract.model_validate(values)
 
 
-def world():
+def world(num_rows=300):
     """The tiny world; half of the clicks come within the short window."""
-    plain, draw = samples.world(300), np.random.default_rng(3)
+    plain, draw = samples.world(num_rows), np.random.default_rng(3)
     examples = plain.examples
     soon = draw.random(len(examples)) < 0.5
     is_short = draw.random(len(examples)) < 0.4
@@ -61,15 +62,20 @@ def config(tmp_path):
     return zipped(tmp_path)
 
 
-def zipped(home, **changes):
+def settings():
+    """Every model of the family under windows."""
     training = samples.training(network=samples.network(zipper=True))
-    values = {
+    student = Student(training=training)
+    return {
         "contract": contract(),
         "teacher": training,
-        "domain_student": Student(training=training),
-        "vertical_student": Student(training=training),
+        "domain_student": student,
+        "vertical_student": student,
     }
-    return samples.config(home, **(values | changes))
+
+
+def zipped(home, **changes):
+    return samples.config(home, **(settings() | changes))
 
 
 def test_rows_are_packed_with_the_windows_that_they_were_assigned(config, rows):
@@ -172,6 +178,24 @@ def test_a_student_learns_under_windows_too(config, rows):
         learner.learn(piece, world=1)
     assert learner.progress.num_rows[0] == reader.served(reader.rows(ALL[0])[0])[:, 0].sum()
     assert all(math.isfinite(value) for value in learner.progress.ne())
+
+
+def test_a_family_under_windows_is_trained_scored_and_absorbed(tmp_path):
+    (gate_start, gate_end) = samples.days(2.5, 3)
+    plan = samples.plan(
+        day=day_of(gate_start, samples.ZONE), gate_start=gate_start, gate_end=gate_end
+    )
+    config, rows = family.resolve(tmp_path, "run-1", plan, **settings()), world(900)
+    reader = family.pack(config, rows, rows.vocabulary(version=0))
+    family.train(config)
+    records = family.absorb(config)
+    gate = gate_rows(reader, Segment(gate_start, gate_end))
+    teacher = {r["task"]: r for r in records if r["model"] == teacher_name(config)}
+    for index, task in enumerate(("click", "buy")):
+        assert teacher[task]["rows"] == gate.mask[:, index].sum()
+    plain = reader.packed.matured(gate_start, gate_end)[:, 0].sum()
+    assert 0 < gate.mask[:, 0].sum() < plain
+    assert {record["finite_ratio"] for record in records} == {1.0}
 
 
 @pytest.mark.parametrize("windows", [("5m", "10m"), ()])
