@@ -146,8 +146,10 @@ def _in_order(gate: GateRows, watched: Watched) -> np.ndarray:
     rows = np.concatenate([rows for rows, _ in watched])
     probabilities = np.concatenate([values for _, values in watched])
     order = np.argsort(rows)
-    assert np.array_equal(rows[order], gate.rows), "every row is learnt once"
-    return probabilities[order]
+    assert np.all(np.diff(rows[order]) > 0), "every row is learnt once"
+    at = order[np.searchsorted(rows[order], gate.rows)]
+    assert np.array_equal(rows[at], gate.rows), "every judged row is learnt"
+    return probabilities[at]
 
 
 if __name__ == "__main__":

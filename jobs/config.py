@@ -20,7 +20,9 @@ from pydantic import Field, model_validator
 from jobs.contract import LogContract, load_contract
 from jobs.errors import ConfigError
 from jobs.settings import Settings, checked
+from model.heads_config import ChainConfig
 from model.interaction.config import Interaction
+from model.sequence.config import Downstream, TargetAttentionConfig
 from model.sequence_config import InterFormerConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -105,12 +107,22 @@ class Network(Settings):
     head_hidden: tuple[int, ...]
     domain_heads: Literal["whole", "final_layer"] = "whole"
     """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
+    zipper: bool = False
+    """Whether a label is learnt under the window that its impression was assigned (Lattice), by
+    heads of that window; the longest is served and judged. Of all models of a family or of none."""
+    chain: ChainConfig | None = None
+    """Click and conversion as one chain (ESMM); tasks that stand alone if left out. Without a click
+    nothing should convert: give the conversion's task `attribution: click_through`."""
     num_heads: int = Field(default=2, ge=1)
     """H of the attention over the timeline."""
     num_summary_tokens: int = Field(default=2, ge=1)
     """S."""
     num_events: int | None = None
     """Events read of the timeline; all N if left out; 0 for a model without history."""
+    content: bool = False
+    """Whether the vectors of content are read: the ad's as a token, and every event's item's."""
+    downstream: Downstream = TargetAttentionConfig()
+    """How the candidate reads the latest events, chosen by its `kind`."""
     upstream: LongSequence | None = None
     """The long sequence, which reads whole timelines; none if left out."""
     interformer: InterFormerConfig | None = None
@@ -119,10 +131,11 @@ class Network(Settings):
 
     @model_validator(mode="after")
     def _reads_a_history(self) -> Network:
-        if self.num_events == 0 and (self.upstream or self.interformer):
+        reads = self.upstream or self.interformer or self.downstream != TargetAttentionConfig()
+        if self.num_events == 0 and reads:
             raise ValueError(
-                "network.num_events: upstream and interformer read a history; found 0 events; "
-                "leave num_events out, or leave them out"
+                "network.num_events: downstream, upstream and interformer read a history; found 0 "
+                "events; leave num_events out, or leave them out"
             )
         return self
 
@@ -135,6 +148,15 @@ class Trial(Settings):
     lr_sparse: float = Field(gt=0)
     """Row-wise AdaGrad's learning rate, for embedding tables."""
     weight_decay: float = Field(default=0.0, ge=0)
+
+
+class Debiasing(Settings):
+    """A loss that corrects a chain's conversions for who clicked (ESCM²-IPS)."""
+
+    weight: float = Field(gt=0)
+    """Weight beside the loss of the labels."""
+    max_weight: float = Field(default=20.0, ge=1)
+    """c: largest inverse propensity of a click."""
 
 
 class Training(Settings):
@@ -152,7 +174,18 @@ class Training(Settings):
     """Rows over which the average of the dense weights reaches back; the average is served."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradient norm at which dense gradients are clipped."""
+    debiasing: Debiasing | None = None
+    """Beside the loss of a chain; none if left out."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _debiases_a_chain(self) -> Training:
+        if self.debiasing and self.network.chain is None:
+            raise ValueError(
+                "debiasing: it corrects the conversions of network.chain; found no chain; declare "
+                "one, or leave debiasing out"
+            )
+        return self
 
 
 class Distillation(Settings):
@@ -267,10 +300,37 @@ class Recipe(Settings):
     """Folder of the raw log."""
 
     @model_validator(mode="after")
+    def _zipper_fits(self) -> Recipe:
+        students = (self.domain_student, self.vertical_student)
+        networks = [self.teacher.network, *(student.training.network for student in students)]
+        if len({network.zipper for network in networks}) > 1:
+            raise ValueError(
+                "network.zipper: a family is judged on rows that none of its models has learnt, so "
+                "all or none have it; found both; set it for teacher and students alike"
+            )
+        if not self.teacher.network.zipper:
+            return self
+        tasks = {name: self.contract.tasks[name] for name in self.contract.zipper_tasks}
+        short = [name for name, task in tasks.items() if max(task.zipper_windows) != task.window]
+        if short or not tasks:
+            raise ValueError(
+                "network.zipper: the longest of a task's zipper_windows is its window, which is "
+                f"served; found {short or 'no task with zipper_windows'}; change the contract"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         for name in ("teacher", "domain_student", "vertical_student"):
             part = getattr(self, name)
             training: Training = part if isinstance(part, Training) else part.training
+            if training.network.content and self.contract.content is None:
+                raise ValueError(
+                    f"{name}: network.content reads the vectors of contract.content; found none "
+                    "declared; declare it or leave network.content out"
+                )
+            if training.network.chain:
+                self._check_chain(name, training.network.chain)
             events = training.network.num_events
             if events is not None and events > self.timeline.num_events:
                 raise ValueError(
@@ -278,6 +338,23 @@ class Recipe(Settings):
                     f"({self.timeline.num_events}); found {events}"
                 )
         return self
+
+    def _check_chain(self, name: str, chain: ChainConfig) -> None:
+        contract, models = self.contract, [tuple(self.contract.tasks)]
+        if name == "vertical_student":
+            models = [
+                tuple(contract.vertical_tasks(domain, vertical))
+                for domain, own in contract.domains.items()
+                for vertical in own.verticals
+            ]
+        for tasks in models:
+            chain.check(tasks)
+        windows = {task: contract.tasks[task].window for task in (chain.click, *chain.conversions)}
+        if late := [task for task in chain.conversions if windows[task] < windows[chain.click]]:
+            raise ValueError(
+                f"{name}: network.chain needs the click known by when a conversion is; found "
+                f"{late} with shorter windows than {chain.click!r}; lengthen them"
+            )
 
     @property
     def family(self) -> str:

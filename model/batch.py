@@ -9,6 +9,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from model.config import RankerConfig
+from model.embedding_config import ContentConfig
+from model.embeddings import Bag
 
 
 class RowEvents(NamedTuple):
@@ -37,6 +39,7 @@ class Timelines:
         start: First event that each row reads.
         end: The event after the last that each row reads.
         row_us: When each row was shown, in microseconds since 1970 UTC.
+        content: Given vectors of each event, in the order of the config; NaN where missing.
 
     Raises:
         ValueError: If the offsets are no partition of the events, or a row's window lies outside
@@ -51,9 +54,15 @@ class Timelines:
     start: Int64[Tensor, " B"]
     end: Int64[Tensor, " B"]
     row_us: Int64[Tensor, " B"]
+    content: tuple[Float32[Tensor, "E _"], ...] = ()
 
     def __post_init__(self) -> None:
         _same_number(self, "event", ("categorical", "dense", "event_us"))
+        if wrong := [len(v) for v in self.content if len(v) != len(self.event_us)]:
+            raise ValueError(
+                f"history.content: a vector for each of the {len(self.event_us)} events; found "
+                f"{wrong}; build all from the same events"
+            )
         _same_number(self, "row", ("segment", "start", "end", "row_us"))
         offsets, num_events = self.offsets, len(self.event_us)
         if len(offsets) == 0 or not bool(
@@ -86,7 +95,9 @@ class Timelines:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Timelines":
         """Applies a function to every tensor, for example a transfer."""
-        return Timelines(*(function(getattr(self, field.name)) for field in fields(self)))
+        names = [field.name for field in fields(self) if field.name != "content"]
+        mapped = {name: function(getattr(self, name)) for name in names}
+        return Timelines(**mapped, content=tuple(map(function, self.content)))
 
     def row_events(self, max_events: int) -> RowEvents:
         """The latest events of each row's window, at most so many."""
@@ -115,6 +126,8 @@ class Batch:
         dense: The N dense columns; NaN where missing.
         domain: Index of each row's domain in `RankerConfig.domains`.
         history: The rows' timelines, or None for a ranker that reads none.
+        bags: The values of every bag, in the order of `RankerConfig.bags`.
+        content: Given vectors in the order of `RankerConfig.content`; NaN where missing.
 
     Raises:
         ValueError: If there is no row, or the parts disagree on the number of rows.
@@ -124,6 +137,8 @@ class Batch:
     dense: Float32[Tensor, "B N"]
     domain: Int64[Tensor, " B"]
     history: Timelines | None = None
+    bags: tuple[Bag, ...] = ()
+    content: tuple[Float32[Tensor, "B _"], ...] = ()
 
     def __post_init__(self) -> None:
         counts = {
@@ -133,6 +148,8 @@ class Batch:
         }
         if self.history is not None:
             counts["history"] = self.history.num_rows
+        counts |= {f"bags[{i}]": len(bag.offsets) - 1 for i, bag in enumerate(self.bags)}
+        counts |= {f"content[{i}]": len(vectors) for i, vectors in enumerate(self.content)}
         if len(set(counts.values())) > 1 or self.num_rows == 0:
             raise ValueError(
                 "batch: all parts must have the same number of rows, at least one; found "
@@ -151,6 +168,8 @@ class Batch:
             function(self.dense),
             function(self.domain),
             self.history.map(function) if self.history else None,
+            tuple(Bag(function(bag.values), function(bag.offsets)) for bag in self.bags),
+            tuple(function(vectors) for vectors in self.content),
         )
 
 
@@ -167,6 +186,10 @@ def check_batch(batch: Batch, config: RankerConfig) -> None:
     _check_columns("batch.dense", batch.dense, config.num_dense)
     _check_indexes("batch.categorical", batch.categorical, [rows[f.table] for f in config.fields])
     _check_indexes("batch.domain", batch.domain[:, None], [len(config.domains)])
+    _check_number("batch.bags", len(batch.bags), [bag.name for bag in config.bags])
+    for bag, values in zip(config.bags, batch.bags, strict=True):
+        _check_indexes(f"batch.bags.{bag.name}", values.values[:, None], [rows[bag.table]])
+    _check_content("batch.content", batch.content, config.content)
     if (batch.history is None) != (config.history is None):
         raise ValueError(
             "batch.history: a batch has a history exactly when the ranker reads one; found "
@@ -178,10 +201,27 @@ def check_batch(batch: Batch, config: RankerConfig) -> None:
     _check_columns("batch.history.dense", events.dense, config.history.num_dense)
     tables = [rows[field.table] for field in config.history.fields]
     _check_indexes("batch.history.categorical", events.categorical, tables)
+    _check_content("batch.history.content", events.content, config.history.content)
     if (longest := int((events.end - events.start).max())) > config.history.max_events:
         raise ValueError(
             f"batch.history.start: a row reads at most {config.history.max_events} events; "
             f"found {longest}; start each row's window at its newest events"
+        )
+
+
+def _check_content(
+    path: str, content: tuple[Tensor, ...], configs: tuple[ContentConfig, ...]
+) -> None:
+    _check_number(path, len(content), [config.name for config in configs])
+    for config, vectors in zip(configs, content, strict=True):
+        _check_columns(f"{path}.{config.name}", vectors, config.dim)
+
+
+def _check_number(path: str, number: int, names: list[str]) -> None:
+    if number != len(names):
+        raise ValueError(
+            f"{path}: the ranker reads {names}; found {number}; give the loader this ranker's "
+            "config"
         )
 
 

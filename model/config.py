@@ -8,14 +8,16 @@ from pydantic import Field, PositiveInt, model_validator
 
 from model.embedding_config import BagConfig, ContentConfig, FieldConfig, GroupConfig, TableConfig
 from model.frozen import Frozen
+from model.heads_config import ChainConfig
 from model.interaction.config import Interaction
+from model.sequence.config import Downstream, TargetAttentionConfig
 from model.sequence_config import InterFormerConfig, UpstreamConfig
 
 
 class HistoryConfig(Frozen):
     """The user's timeline and how it is read.
 
-    Alone it is target attention: the candidate attends to the latest events. The GEM form adds the
+    Alone it is the downstream: the candidate reads the latest events. The GEM form adds the
     upstream, which reads the whole timeline once for all impressions, and InterFormer.
     """
 
@@ -23,12 +25,16 @@ class HistoryConfig(Frozen):
     """Categorical columns of one event."""
     num_dense: int = Field(ge=0)
     """Dense columns of one event, for example the log of its value."""
+    content: tuple[ContentConfig, ...] = ()
+    """Given vectors of one event, for example a text embedding of its item."""
     num_heads: PositiveInt
     """Heads (H) of every attention; they divide the ranker's width."""
     num_summary_tokens: PositiveInt
     """Queries made from the candidate, and tokens that the history adds (S)."""
     max_events: PositiveInt
-    """Latest events that the candidate attends to (N)."""
+    """Latest events that a row reads (N)."""
+    downstream: Downstream = TargetAttentionConfig()
+    """How the candidate reads them, chosen by its `kind`."""
     upstream: UpstreamConfig | None = None
     """The long sequence; its batches hold timelines from their first event on."""
     interformer: InterFormerConfig | None = None
@@ -43,7 +49,9 @@ class HistoryConfig(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> "HistoryConfig":
-        _refuse_duplicates("history.fields", (field.name for field in self.fields))
+        _refuse_duplicates(
+            "history.fields and content", (each.name for each in (*self.fields, *self.content))
+        )
         names = [field.name for field in self.fields]
         for branch in self.upstream.branches if self.upstream else ():
             if branch.field is not None and branch.field not in names:
@@ -61,7 +69,7 @@ class HistoryConfig(Frozen):
                 f"history.fields: an event is one token; found {several} with more than one; "
                 "leave num_tokens out"
             )
-        if not self.fields and self.num_dense == 0:
+        if not self.fields and not self.content and self.num_dense == 0:
             raise ValueError(
                 "history: an event needs at least one column; found no fields and num_dense 0; "
                 "name a field, or leave history out"
@@ -102,6 +110,10 @@ class RankerConfig(Frozen):
     """Hidden widths of every head."""
     domain_heads: Literal["whole", "final_layer"] = "whole"
     """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
+    num_windows: PositiveInt = 1
+    """Attribution windows with heads of their own (K); the longest is served."""
+    chain: ChainConfig | None = None
+    """Click and conversion as one chain, or None for tasks that stand alone."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the representation dropped before the heads in training."""
 
@@ -143,6 +155,13 @@ class RankerConfig(Frozen):
         _refuse_duplicates("tasks", self.tasks)
         self._check_tables()
         self._check_groups()
+        if self.chain:
+            self.chain.check(self.tasks)
+        if self.chain and self.num_windows > 1:
+            raise ValueError(
+                "chain: its click and its conversions are of one window each; found num_windows "
+                f"{self.num_windows}; leave out either"
+            )
         if (self.num_dense == 0) != (self.num_dense_tokens == 0):
             raise ValueError(
                 "num_dense_tokens: dense tokens exist exactly when dense columns do; found "

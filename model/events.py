@@ -19,11 +19,13 @@ MAX_AGE_SECONDS = 366 * 86_400.0
 class EventEmbedding(nn.Module):
     """Embeds the events of all timelines, each once for all rows that read it.
 
-    x_e = LN(Σ_g P_g e_g + P_z z_e + b),  z the standardised dense columns of the event
+    x_e = LN(Σ_g P_g e_g + P_z z_e + Σ_v P_v v_e + b),  z the standardised dense columns of the
+    event, v its content vectors, 0 where one is missing
 
     Paper: event-based features (Meta engineering, 2024): attributes, then a linear compression; the
         time at the impression is added where a row reads the event, by `AgeEncoding`.
-    Differs: it gives no equation; the sum of projections and the norm are ours.
+    Differs: it gives no equation; the sum of projections and the norm are ours. Content in the
+        sequence is as in LLaTTE (arXiv 2601.20083).
     """
 
     def __init__(self, config: RankerConfig) -> None:
@@ -35,9 +37,13 @@ class EventEmbedding(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def forward(
-        self, embedded: Sequence[Float[Tensor, "E _"]], dense: Float32[Tensor, "E M"]
+        self,
+        embedded: Sequence[Float[Tensor, "E _"]],
+        dense: Float32[Tensor, "E M"],
+        content: Sequence[Float[Tensor, "E _"]] = (),
     ) -> Float[Tensor, "E D"]:
-        columns = torch.cat([*embedded, self.normaliser(dense)], dim=1)
+        given = [vectors.nan_to_num(0.0) for vectors in content]
+        columns = torch.cat([*embedded, self.normaliser(dense), *given], dim=1)
         return self.norm(self.projection(columns))
 
 
@@ -77,4 +83,6 @@ def flops(config: RankerConfig) -> int:
 
 def _event_width(config: RankerConfig) -> int:
     assert config.history is not None
-    return sum(map(config.table_dim, config.history.fields)) + config.history.num_dense
+    history = config.history
+    given = history.num_dense + sum(vector.dim for vector in history.content)
+    return sum(map(config.table_dim, history.fields)) + given

@@ -1,15 +1,15 @@
-"""The sequence side of a ranker: events, target attention, and the long sequence beside it."""
+"""The sequence side of a ranker: events, the downstream, and the long sequence beside it."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model import events, target_attention, upstream
+from model import downstream, events, upstream
 from model.batch import Timelines
 from model.config import RankerConfig
+from model.downstream import build_downstream
 from model.embeddings import EmbeddingTables
 from model.events import EventEmbedding
-from model.target_attention import TargetAttention
 from model.upstream import Upstream
 
 
@@ -17,7 +17,7 @@ class History(nn.Module):
     """Summary tokens of each row's timeline, and the events that they were made of.
 
     x   = EventEmbedding(events), each event once
-    out = [TargetAttention(X, x), Upstream(x)]
+    out = [Downstream(X, x), Upstream(x)],  the downstream target attention, DIN or HSTU
 
     Paper: LLaTTE (arXiv 2601.20083): an upstream that knows no candidate, and a target-aware
         downstream over the latest events.
@@ -29,12 +29,13 @@ class History(nn.Module):
         assert config.history is not None
         self.fields = config.history.fields
         self.events = EventEmbedding(config)
-        self.attention = TargetAttention(config)
+        self.attention = build_downstream(config)
         self.upstream = Upstream(config.history, config.width) if config.history.upstream else None
 
     def embed(self, tables: EmbeddingTables, history: Timelines) -> Float[Tensor, "E D"]:
         """Every event of the batch, once."""
-        return self.events(tables(self.fields, history.categorical), history.dense)
+        embedded = tables(self.fields, history.categorical)
+        return self.events(embedded, history.dense, history.content)
 
     def forward(
         self, tokens: Float[Tensor, "B F D"], events: Float[Tensor, "E D"], history: Timelines
@@ -51,7 +52,7 @@ def num_parameters(config: RankerConfig) -> int:
     if history is None:
         return 0
     long = upstream.num_parameters(history, config.width) if history.upstream else 0
-    return events.num_parameters(config) + target_attention.num_parameters(config) + long
+    return events.num_parameters(config) + downstream.num_parameters(config) + long
 
 
 def flops(config: RankerConfig, num_events: float, rows_per_event: float) -> float:
@@ -59,16 +60,16 @@ def flops(config: RankerConfig, num_events: float, rows_per_event: float) -> flo
 
     Args:
         config: The ranker's configuration.
-        num_events: Events of the row, or their mean over rows; target attention reads at most
+        num_events: Events of the row, or their mean over rows; the downstream reads at most
             `max_events` of them.
         rows_per_event: Rows of a batch that read the same event, on average.
     """
     history = config.history
     if history is None:
         return 0.0
-    per_event = events.flops(config) + target_attention.flops_per_event(config)
+    per_event = events.flops(config) + downstream.flops_per_event(config)
     shared = num_events * per_event
-    own = target_attention.flops_per_row(config, min(num_events, history.max_events))
+    own = downstream.flops_per_row(config, min(num_events, history.max_events))
     if history.upstream:
         shared += upstream.flops_per_segment(history, config.width, round(num_events))
         own += upstream.flops_per_row(history, config.width, round(num_events))

@@ -9,13 +9,17 @@ from torch import Tensor, nn
 from model import features, heads, history, interformer
 from model.batch import Batch, Timelines
 from model.config import DistillationConfig, RankerConfig
+from model.conversion import chained_log_odds
 from model.embeddings import EmbeddingTables
 from model.features import FeatureTokens
-from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter
+from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter, ZipperHeads
 from model.history import History
 from model.interaction import kinds
 from model.interaction.kinds import build_interaction
 from model.interformer import InterFormer
+
+_MAX_CONVERSION_RATE = 0.95
+"""No conversion of a fresh chain is surer than this, however rare the counted clicks are."""
 
 
 class RankerOutput(NamedTuple):
@@ -25,6 +29,10 @@ class RankerOutput(NamedTuple):
     """Natural log-odds of each task."""
     representation: Float[Tensor, "B R"]
     """Flattened tokens under the heads."""
+    tower_logits: Float[Tensor, "B Y"]
+    """What each head says: with a chain, log-odds of a conversion given a click; else `logits`."""
+    window_logits: Float[Tensor, "B K Y"] | None
+    """Log-odds within each attribution window, the longest last; None for a single window."""
 
 
 class StudentOutput(NamedTuple):
@@ -38,6 +46,10 @@ class StudentOutput(NamedTuple):
     """Log-odds that learn from the teacher's soft labels (ŷ_D)."""
     adapted_distill_logits: Float[Tensor, "B Y"] | None
     """Log-odds that learn from the adapted soft labels (ŷ_D2); None without an adapter."""
+    tower_logits: Float[Tensor, "B Y"]
+    """As `RankerOutput` has them."""
+    window_logits: Float[Tensor, "B K Y"] | None
+    """As `RankerOutput` has them."""
 
 
 class Ranker(nn.Module):
@@ -45,26 +57,20 @@ class Ranker(nn.Module):
 
     X_0 = [FeatureTokens; History(FeatureTokens, timelines)]
     r   = flatten(interaction(X_0)),  or flatten(InterFormer(X_0, events)) around its layers
-    z   = heads_domain(r)
+    z   = heads_domain(r),  or logit(σ(z_click) σ(z)) for the conversions of a chain,  or those of
+          the longest of several windows
 
-    Paper: Wukong, section 3.1; GEM (Meta engineering, 2025) for the history beside the features.
+    Paper: Wukong, section 3.1; GEM (Meta engineering, 2025) for the history beside the features;
+        ESMM (arXiv 1804.07931), equation 1, for the chain; Lattice (arXiv 2512.09200) for windows.
     Differs: without InterFormer the history enters as tokens of the first layer only.
 
     Args:
         config: Shape of the ranker.
         seed: Seed of every initial weight; the global random state is left as it was.
-
-    Raises:
-        ValueError: If the config has bags or content, which a `Batch` does not carry.
     """
 
     def __init__(self, config: RankerConfig, seed: int = 0) -> None:
         super().__init__()
-        if config.bags or config.content:
-            raise ValueError(
-                "bags, content: a batch carries neither, so a ranker cannot read them; found "
-                f"{[each.name for each in (*config.bags, *config.content)]}; leave them out"
-            )
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -79,7 +85,10 @@ class Ranker(nn.Module):
                 else build_interaction(config.interaction, config.num_tokens, config.width)
             )
             self.dropout = nn.Dropout(config.dropout)
-            self.heads = DomainTaskHeads(config)
+            several = config.num_windows > 1
+            self.heads = (
+                ZipperHeads(config, config.num_windows) if several else DomainTaskHeads(config)
+            )
 
     def fit_normalisers(
         self, dense: Float32[Tensor, "B N"], event_dense: Float32[Tensor, "E M"] | None = None
@@ -103,14 +112,24 @@ class Ranker(nn.Module):
         if self.history is not None and event_dense is not None:
             self.history.events.normaliser.fit(event_dense)
 
-    def set_prior(self, domain_task_rates: Float[Tensor, "P Y"]) -> None:
-        """Starts every head at its base rate; see `DomainTaskHeads.set_prior`."""
-        self.heads.set_prior(domain_task_rates)
+    def set_prior(self, domain_task_rates: Float[Tensor, "*K P Y"]) -> None:
+        """Starts every head at its base rate, of each window where there are several.
+
+        See `DomainTaskHeads.set_prior`. A conversion of a chain starts at its rate over that of the
+        click, at most 0.95.
+        """
+        rates, chain = domain_task_rates.clone(), self.config.chain
+        if chain is not None:
+            at = [self.config.tasks.index(task) for task in chain.conversions]
+            click = rates[:, [self.config.tasks.index(chain.click)]]
+            rates[:, at] = (rates[:, at] / click).clamp(max=_MAX_CONVERSION_RATE)
+        self.heads.set_prior(rates)
 
     def represent(self, batch: Batch) -> Float[Tensor, "B R"]:
         """The flattened tokens under the heads."""
         embedded = self.tables(self.config.fields, batch.categorical)
-        tokens = self.feature_tokens(embedded, batch.dense)  # B F D
+        pooled = self.tables.pool(self.config.bags, batch.bags)
+        tokens = self.feature_tokens((*embedded, *pooled), batch.dense, batch.content)  # B F D
         if self.history is not None:
             assert batch.history is not None, "batch.history is missing; see check_batch"
             events = self.history.embed(self.tables, batch.history)
@@ -138,7 +157,22 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> RankerOutput:
         representation = self.represent(batch)
-        return RankerOutput(self.heads(representation, batch.domain), representation)
+        towers = self.heads(representation, batch.domain)
+        if isinstance(self.heads, ZipperHeads):
+            served = towers[:, -1]
+            return RankerOutput(served, representation, served, towers)
+        return RankerOutput(self._chained(towers), representation, towers, None)
+
+    def _chained(self, towers: Float[Tensor, "B Y"]) -> Float[Tensor, "B Y"]:
+        chain = self.config.chain
+        if chain is None:
+            return towers
+        columns = dict(zip(self.config.tasks, towers.unbind(1), strict=True))
+        columns |= {
+            task: chained_log_odds(columns[chain.click], columns[task])
+            for task in chain.conversions
+        }
+        return torch.stack(list(columns.values()), dim=1)
 
 
 class Student(nn.Module):
@@ -183,15 +217,16 @@ class Student(nn.Module):
             )
             self.adapter = StudentAdapter(config, distillation) if distillation.adapter else None
 
-    def set_prior(self, domain_task_rates: Float[Tensor, "P Y"]) -> None:
-        """Starts serving and auxiliary heads at the base rates."""
+    def set_prior(self, domain_task_rates: Float[Tensor, "*K P Y"]) -> None:
+        """Starts serving and auxiliary heads at the base rates, these at the longest window's."""
         self.ranker.set_prior(domain_task_rates)
+        served = domain_task_rates if domain_task_rates.dim() == 2 else domain_task_rates[-1]
         for head in (self.distill_head, self.adapted_distill_head):
             if head is not None:
-                head.heads.set_prior(domain_task_rates)
+                head.heads.set_prior(served)
 
     def forward(self, batch: Batch) -> StudentOutput:
-        logits, representation = self.ranker(batch)
+        logits, representation, towers, windows = self.ranker(batch)
         return StudentOutput(
             logits,
             representation,
@@ -199,6 +234,8 @@ class Student(nn.Module):
             self.adapted_distill_head(representation, batch.domain)
             if self.adapted_distill_head
             else None,
+            towers,
+            windows,
         )
 
 
@@ -209,7 +246,7 @@ def num_parameters(config: RankerConfig) -> int:
         + features.num_parameters(config)
         + history.num_parameters(config)
         + _stack_num_parameters(config)
-        + heads.num_parameters(config)
+        + config.num_windows * heads.num_parameters(config)
     )
 
 
@@ -228,7 +265,7 @@ def flops(config: RankerConfig, num_events: float, rows_per_event: float = 1.0) 
         features.flops(config)
         + history.flops(config, num_events, rows_per_event)
         + _stack_flops(config, num_events, rows_per_event)
-        + heads.flops(config)
+        + config.num_windows * heads.flops(config)
     )
 
 

@@ -49,9 +49,15 @@ class GateRows:
 
 
 def gate_rows(reader: Reader, gate: Segment) -> GateRows:
-    """Rows of a model with a label that matured in the gate window."""
+    """Rows of a model with a label that matured in the gate window.
+
+    Under several windows those of the longest alone, of which nothing was learnt before.
+    """
     packed = reader.packed
     rows, mask = reader.rows(gate)
+    mask = mask & reader.served(rows)
+    kept = mask.any(axis=1)
+    rows, mask = rows[kept], mask[kept]
     return GateRows(
         spec=packed.spec,
         rows=rows,

@@ -75,6 +75,12 @@ class InputSpec:
     """Hash of which value has which row, by table."""
     item_attributes: list[str] = field(default_factory=list)
     """Attributes of its item that an event tells too, each read from the table of its name."""
+    zipper_windows: dict[str, int] = field(default_factory=dict)
+    """Attribution windows of each task that has several."""
+
+    def num_windows(self, tasks: Sequence[str]) -> int:
+        """The most windows that one of the tasks has (K)."""
+        return max(self.zipper_windows.get(task, 1) for task in tasks)
 
     @property
     def event_fields(self) -> dict[str, str]:
@@ -104,6 +110,9 @@ def input_spec(contract: LogContract, vocabulary: Vocabulary) -> InputSpec:
         evicted=dict(vocabulary.evicted),
         table_digests={field: f"{vocabulary.prefix_digests(field)[-1]:016x}" for field in fields},
         item_attributes=list(contract.timeline_item_attributes),
+        zipper_windows={
+            task: len(contract.tasks[task].zipper_windows) for task in contract.zipper_tasks
+        },
     )
 
 
@@ -223,6 +232,12 @@ class Packed:
         """Row of `content` of each example's ad, as known before the impression."""
         self.event_content_row = self._optional("event_content_row")
         """Row of `content` of each event's item, beside `event_us_flat`."""
+        self.zipper_labels = self._optional("zipper_labels")
+        """Labels under the windows that impressions were assigned, and the plain ones of tasks with
+        a single window; None where no task has several. So are the two that follow."""
+        self.zipper_mature_us = self._optional("zipper_mature_us")
+        self.zipper_place = self._optional("zipper_place")
+        """How many of the task's windows are longer than the assigned one: 0 for the longest."""
 
     def _optional(self, name: str) -> np.ndarray | None:
         path = self.folder / f"{name}.npy"
@@ -252,7 +267,14 @@ class Packed:
                 if f"{held[table][: rows[table]][-1]:016x}" != digest
             ]
 
-    def batch(self, rows: np.ndarray, max_events: int, *, whole: bool = False) -> Batch:
+    @property
+    def content_dim(self) -> int | None:
+        """Width of the vectors of content; None where none is packed."""
+        return None if self.content is None else self.content.shape[1]
+
+    def batch(
+        self, rows: np.ndarray, max_events: int, *, whole: bool = False, content: bool = False
+    ) -> Batch:
         """Rows as a model's input.
 
         Args:
@@ -260,15 +282,21 @@ class Packed:
             max_events: N of the model; 0 for a model without history.
             whole: Whether a timeline is given from its first event on, for a model that reads all
                 that was known; else from the first event that a row of the batch reads.
+            content: Whether the vectors of content are given, zeros where an item has none.
         """
         return Batch(
             categorical=torch.from_numpy(self.categorical[rows].astype(np.int64)),
             dense=torch.from_numpy(self.dense[rows]),
             domain=torch.from_numpy(self.domain[rows].astype(np.int64)),
-            history=self._history(rows, max_events, whole) if max_events else None,
+            history=self._history(rows, max_events, whole, content) if max_events else None,
+            content=self._vectors(self.content_row, rows) if content else (),
         )
 
-    def _history(self, rows: np.ndarray, max_events: int, whole: bool) -> Timelines:
+    def _vectors(self, row: np.ndarray | None, at: np.ndarray) -> tuple[torch.Tensor, ...]:
+        assert self.content is not None and row is not None, "ranker_config asks for packed content"
+        return (torch.from_numpy(self.content[row[at]].astype(np.float32)),)
+
+    def _history(self, rows: np.ndarray, max_events: int, whole: bool, content: bool) -> Timelines:
         """Each timeline once: the union of what its rows read, up to the last row's cut-off."""
         timelines, segment = np.unique(self.timeline[rows], return_inverse=True)
         end = self.history_end[rows].astype(np.int64)
@@ -291,12 +319,22 @@ class Packed:
             start=torch.from_numpy(start + shift[segment]),
             end=torch.from_numpy(end + shift[segment]),
             row_us=torch.from_numpy(self.event_us[rows]),
+            content=self._vectors(self.event_content_row, at) if content else (),
         )
 
-    def matured(self, start: datetime | None, end: datetime) -> np.ndarray:
-        """Which labels matured after `start` and by `end`: bool, rows x tasks."""
-        after = self.mature_us > (_NEVER if start is None else to_us(start))
-        return after & (self.mature_us <= to_us(end)) & ~np.isnan(self.labels)
+    def matured(self, start: datetime | None, end: datetime, *, zipper: bool = False) -> np.ndarray:
+        """Which labels matured after `start` and by `end`: bool, rows x tasks.
+
+        Args:
+            start: After when; ever if None.
+            end: By when.
+            zipper: Whether labels under assigned windows are meant.
+        """
+        mature_us = self.zipper_mature_us if zipper else self.mature_us
+        labels = self.zipper_labels if zipper else self.labels
+        assert mature_us is not None and labels is not None, "Recipe asks for windows"
+        after = mature_us > (_NEVER if start is None else to_us(start))
+        return after & (mature_us <= to_us(end)) & ~np.isnan(labels)
 
 
 _NEVER = np.iinfo(np.int64).min
@@ -364,6 +402,8 @@ def pack(
         **_events(timelines, vocabulary, spec, attributes),
     }
     assert set(arrays) == set(_ARRAYS)
+    if contract.zipper_tasks:
+        arrays |= _zipper(examples, contract, arrays)
     if content is not None:
         zone = contract.time_zone
         arrays |= item_content.content_arrays(content, examples, timelines, zone)
@@ -385,6 +425,26 @@ def pack(
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return spec
+
+
+def _zipper(
+    examples: pa.Table, contract: LogContract, plain: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Labels under assigned windows, when they mature, and which window it is from the longest."""
+    labels, mature_us = plain["labels"].copy(), plain["mature_us"].copy()
+    place = np.zeros(labels.shape, np.int8)
+    for index, (name, task) in enumerate(contract.tasks.items()):
+        if not task.zipper_windows:
+            continue
+        (labels[:, index],) = _stack(examples, [f"zipper_label_{name}"], np.float32).T
+        mature_us[:, index] = _micros(examples[f"zipper_mature_ts_{name}"])
+        seconds = sorted((int(w.total_seconds()) for w in task.zipper_windows), reverse=True)
+        found = pc.index_in(
+            examples[f"zipper_seconds_{name}"], value_set=pa.array(seconds, pa.int32())
+        )
+        assert found.null_count == 0, "every impression is assigned one of the windows"
+        place[:, index] = found.to_numpy()
+    return {"zipper_labels": labels, "zipper_mature_us": mature_us, "zipper_place": place}
 
 
 def _events(

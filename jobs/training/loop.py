@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from jobs.config import Trial
+from jobs.config import Debiasing, Trial
 from jobs.errors import ConfigError
 from jobs.training.reader import Piece
 from model import losses
+from model.config import RankerConfig
+from model.conversion import inverse_propensity_loss
+from model.heads import zipper_logits
 from model.optim import Optimizers, WeightAverage
-from model.ranker import Ranker, Student, StudentOutput
+from model.ranker import Ranker, RankerOutput, Student, StudentOutput
 
 
 @dataclass
@@ -78,6 +81,8 @@ class Learner:
     num_tasks: int
     seed: int
     """Of dropout, with the step and the rows."""
+    debiasing: Debiasing | None = None
+    """Of the conversions of a chain."""
     progress: Progress = field(init=False)
     num_steps: int = 0
     watched: list[tuple[np.ndarray, np.ndarray]] | None = None
@@ -112,7 +117,14 @@ class Learner:
         if self.watched is not None:
             self._watch(piece)
         output = self.model(piece.batch)
-        loss = losses.task_loss(output.logits, piece.labels, piece.mask, piece.num_labels)
+        taught, served = output.logits, piece.mask
+        if output.window_logits is not None:
+            assert piece.window is not None, "the reader of a model with windows gives them"
+            taught = zipper_logits(output.window_logits, piece.window)
+            served = piece.mask & (piece.window == output.window_logits.shape[1] - 1)
+        loss = losses.task_loss(taught, piece.labels, piece.mask, piece.num_labels)
+        if self.debiasing is not None:
+            loss = loss + _debiasing(self.debiasing, self.ranker.config, output, piece)
         if isinstance(self.bare, Student):
             loss = loss + _distillation(self.bare, output, piece)
         self._check_finite("loss", loss, piece)
@@ -123,7 +135,7 @@ class Learner:
         dense = [p for group in self.optimizers.dense.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_([p for p in dense if p.grad is not None], self.clip_norm)
         self._check_finite("gradient's norm", norm, piece)
-        self.progress.add(output.logits, piece.labels, piece.mask)
+        self.progress.add(output.logits, piece.labels, served)
         warm = min(1.0, (self.num_steps + 1) / max(1, self.warmup_steps))
         rates = (self.trial.lr_dense, self.trial.lr_sparse)
         for optimizer, rate in zip(self.optimizers, rates, strict=True):
@@ -150,6 +162,31 @@ class Learner:
                 f"training: the {what} is {value.item()} at step {self.num_steps}, rows "
                 f"{piece.rows[:5].tolist()}…; lower the learning rate or look at these rows"
             )
+
+
+def _debiasing(
+    settings: Debiasing, config: RankerConfig, output: RankerOutput | StudentOutput, piece: Piece
+) -> Tensor:
+    """The loss of a chain's conversions on clicked rows, weighted to stand for all.
+
+    A click is learnt when its own window closes; here only its label is read, at a conversion's.
+    """
+    chain, towers = config.chain, output.tower_logits
+    assert chain is not None, "debiasing goes with a chain; see Training"
+    click = config.tasks.index(chain.click)
+    clicks = piece.labels[:, click]
+    total = towers.new_zeros(())
+    for task in map(config.tasks.index, chain.conversions):
+        total = total + inverse_propensity_loss(
+            towers[:, click],
+            towers[:, task],
+            clicks.nan_to_num(0.0),
+            piece.labels[:, task],
+            piece.mask[:, task] & ~clicks.isnan(),
+            piece.num_labels[task],
+            settings.max_weight,
+        )
+    return settings.weight * total
 
 
 def _distillation(student: Student, output: StudentOutput, piece: Piece) -> Tensor:

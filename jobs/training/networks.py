@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.config import Distillation, LongSequence, Network, Timeline
+from jobs.errors import ConfigError
 from jobs.training.inputs import InputSpec
 from model.config import (
     DistillationConfig,
@@ -12,11 +13,17 @@ from model.config import (
     SoftLabel,
     TableConfig,
 )
+from model.embedding_config import ContentConfig
 from model.sequence_config import BranchConfig, UpstreamConfig
 
 
 def ranker_config(
-    network: Network, timeline: Timeline, spec: InputSpec, domains: list[str], tasks: list[str]
+    network: Network,
+    timeline: Timeline,
+    spec: InputSpec,
+    domains: list[str],
+    tasks: list[str],
+    content_dim: int | None = None,
 ) -> RankerConfig:
     """The shape of a model that reads all packed features.
 
@@ -26,16 +33,27 @@ def ranker_config(
         spec: What is packed.
         domains: Domains with heads of their own.
         tasks: Tasks to predict.
+        content_dim: Width of the packed vectors of content; None where there are none.
+
+    Raises:
+        ConfigError: The network reads content and none is packed.
     """
+    if network.content and content_dim is None:
+        raise ConfigError(
+            "network.content: no vectors are packed in this run; run jobs.embed_content and "
+            "jobs.pack_examples, or leave network.content out"
+        )
     num_events = timeline.num_events if network.num_events is None else network.num_events
     history = None
     if num_events:
         history = HistoryConfig(
             fields=tuple(FieldConfig(name=n, table=t) for n, t in spec.event_fields.items()),
             num_dense=spec.num_event_dense,
+            content=_content("item_content", network, content_dim),
             num_heads=network.num_heads,
             num_summary_tokens=network.num_summary_tokens,
             max_events=num_events,
+            downstream=network.downstream,
             upstream=_upstream(network.upstream) if network.upstream else None,
             interformer=network.interformer,
         )
@@ -52,6 +70,7 @@ def ranker_config(
         width=network.width,
         tables=tables,
         fields=fields,
+        content=_content("ad_content", network, content_dim),
         num_dense=len(spec.dense),
         num_dense_tokens=network.num_dense_tokens,
         dense_hidden=network.dense_hidden,
@@ -61,8 +80,14 @@ def ranker_config(
         tasks=tuple(tasks),
         head_hidden=network.head_hidden,
         domain_heads=network.domain_heads,
+        num_windows=spec.num_windows(tasks) if network.zipper else 1,
+        chain=network.chain,
         dropout=network.dropout,
     )
+
+
+def _content(name: str, network: Network, dim: int | None) -> tuple[ContentConfig, ...]:
+    return (ContentConfig(name=name, dim=dim),) if network.content and dim is not None else ()
 
 
 def _upstream(sizes: LongSequence) -> UpstreamConfig:

@@ -29,6 +29,8 @@ class Piece:
     """Teacher probabilities, NaN where missing."""
     num_scores: Tensor | None = None
     """Labels that count and have a score in the global batch, per task."""
+    window: Tensor | None = None
+    """Window of each label, the longest last; None where labels have one window each."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,54 @@ class Reader:
     """Teacher probabilities by packed row and model task."""
     whole_timelines: bool = False
     """Whether the model reads a timeline from its first event on."""
+    content: bool = False
+    """Whether the model reads vectors of content."""
+    zipper: bool = False
+    """Whether labels are learnt under the windows that their impressions were assigned."""
 
     def rows(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         """Rows with a label that matured in a segment, in time order, and which labels did."""
-        mask = self.packed.matured(segment.start, segment.end)[:, self.tasks]
+        packed = self.packed
+        mask = (
+            packed.matured(segment.start, segment.end, zipper=True)
+            if self.zipper
+            else packed.matured(segment.start, segment.end)
+        )[:, self.tasks]
         if self.keep is not None:
             mask = mask & self.keep[:, None]
         rows = np.flatnonzero(mask.any(axis=1))
         return rows, mask[rows]
+
+    def labels(self, rows: np.ndarray) -> np.ndarray:
+        """Labels of rows as they are learnt; NaN where unknown."""
+        labels = self.packed.zipper_labels if self.zipper else self.packed.labels
+        assert labels is not None, "Recipe asks for windows"
+        return labels[rows][:, self.tasks]
+
+    def windows(self, rows: np.ndarray) -> np.ndarray | None:
+        """Windows of the labels, the longest last; None where labels have one window each."""
+        if not self.zipper:
+            return None
+        assert self.packed.zipper_place is not None, "Recipe asks for windows"
+        last = self.num_windows - 1
+        return last - self.packed.zipper_place[rows][:, self.tasks].astype(np.int64)
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of the model's heads (K)."""
+        spec = self.packed.spec
+        return spec.num_windows([spec.tasks[task] for task in self.tasks]) if self.zipper else 1
+
+    def served(self, rows: np.ndarray) -> np.ndarray:
+        """Which labels the served heads learn, those of the longest window: bool, rows x tasks.
+
+        Labels of shorter windows taught the model before the longest closes, so on their rows the
+        model cannot be judged.
+        """
+        windows = self.windows(rows)
+        if windows is None:
+            return np.ones((len(rows), len(self.tasks)), bool)
+        return windows == self.num_windows - 1
 
     def num_steps(self, segment: Segment) -> int:
         """Batches of a segment."""
@@ -67,9 +109,10 @@ class Reader:
         A checkpoint holds the out-of-vocabulary row there if they were evicted at its version, and
         what it has learnt of them if not.
         """
-        batch = self.packed.batch(rows, self.max_events, whole=self.whole_timelines)
-        domain = torch.from_numpy(self.domains)[batch.domain]
-        return Batch(batch.categorical, batch.dense, domain, batch.history)
+        batch = self.packed.batch(
+            rows, self.max_events, whole=self.whole_timelines, content=self.content
+        )
+        return replace(batch, domain=torch.from_numpy(self.domains)[batch.domain])
 
     def pieces(self, segment: Segment, rank: int, world: int, skip: int = 0) -> Iterator[Piece]:
         """A worker's share of each global batch: every `world`-th row.
@@ -88,15 +131,16 @@ class Reader:
             if len(taken) == 0:
                 # Fewer rows than workers: this one takes part with a row that counts for nothing.
                 taken, mask = rows[whole][:1], np.zeros_like(masks[whole][:1])
-            labels = self.packed.labels[taken][:, self.tasks]
+            windows = self.windows(taken)
             yield Piece(
                 rows=taken,
                 batch=_in_vocabulary(self.batch(taken), self.packed.spec),
-                labels=torch.from_numpy(labels),
+                labels=torch.from_numpy(self.labels(taken)),
                 mask=torch.from_numpy(mask),
                 num_labels=_counts(masks[whole]),
                 teacher=None if self.teacher is None else torch.from_numpy(self.teacher[taken]),
                 num_scores=None if scored is None else _counts(masks[whole] & scored),
+                window=None if windows is None else torch.from_numpy(windows),
             )
 
 

@@ -126,11 +126,13 @@ def score_out_of_sample(
 
 
 def _unlearnt(reader: Reader, kept: np.ndarray, until: datetime | None) -> np.ndarray:
-    """Tasks of which a first run's checkpoint has seen no label: bool, a value per task.
+    """Tasks of which a first run's checkpoint has learnt no label to serve: bool, one per task.
 
     Of these it says what it was initialised to, which is nothing to learn from.
     """
-    matured = reader.packed.matured(None, _learnt_until(until))[:, reader.tasks]
+    end = _learnt_until(until)
+    matured = reader.packed.matured(None, end, zipper=reader.zipper)[:, reader.tasks]
+    matured &= reader.served(np.arange(len(matured)))
     return np.logical_not(matured[kept].any(axis=0))
 
 

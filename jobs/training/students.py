@@ -127,6 +127,8 @@ def student_reader(
         ),
         teacher=teacher,
         whole_timelines=network.upstream is not None,
+        content=network.content,
+        zipper=network.zipper,
     )
 
 
@@ -208,7 +210,9 @@ def student_card(
     """The card of a student, or of its twin, that has learnt nothing yet."""
     network = plan.settings.training.network
     spec = reader.packed.spec
-    ranker = ranker_config(network, config.timeline, spec, [plan.domain], plan.tasks)
+    ranker = ranker_config(
+        network, config.timeline, spec, [plan.domain], plan.tasks, reader.packed.content_dim
+    )
     card = trainee.blank_card(config, plan.name, ranker, reader, trial)
     if not distilled:
         return card

@@ -71,7 +71,12 @@ class TeacherJob:
         """The card of a teacher that has learnt nothing yet."""
         spec = reader.packed.spec
         ranker = ranker_config(
-            config.teacher.network, config.timeline, spec, spec.domains, spec.tasks
+            config.teacher.network,
+            config.timeline,
+            spec,
+            spec.domains,
+            spec.tasks,
+            reader.packed.content_dim,
         )
         return trainee.blank_card(config, teacher_name(config), ranker, reader, self.trial)
 
@@ -95,4 +100,6 @@ def teacher_reader(config: RunConfig, packed: Packed) -> Reader:
         batch_size=config.teacher.batch_size,
         max_events=config.timeline.num_events if events is None else events,
         whole_timelines=network.upstream is not None,
+        content=network.content,
+        zipper=network.zipper,
     )

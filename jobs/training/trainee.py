@@ -118,7 +118,10 @@ def fresh(
         torch.from_numpy(reader.packed.dense[_spread(rows, _SCALE_ROWS)]),
         None if sample.history is None else sample.history.dense,
     )
-    model.set_prior(_base_rates(reader, filled, ranker.config))
+    rates = [
+        _base_rates(reader, filled, ranker.config, window) for window in range(reader.num_windows)
+    ]
+    model.set_prior(torch.stack(rates) if reader.num_windows > 1 else rates[0])
     steps = sum(reader.num_steps(segment) for segment in segments)
     card = replace(card, warmup_steps=int(training.warmup_ratio * steps))
     return card, _learner(card, training, model)
@@ -237,6 +240,7 @@ def _learner(card: Card, training: Training, model: Ranker | Student) -> Learner
         clip_norm=training.clip_norm,
         num_tasks=len(card.ranker_config.tasks),
         seed=training.seed,
+        debiasing=training.debiasing,
     )
 
 
@@ -245,8 +249,10 @@ def _spread(rows: np.ndarray, number: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(np.int64)]
 
 
-def _base_rates(reader: Reader, segments: Sequence[Segment], ranker: RankerConfig) -> torch.Tensor:
-    """Smoothed share of positives by the model's domain and task.
+def _base_rates(
+    reader: Reader, segments: Sequence[Segment], ranker: RankerConfig, window: int
+) -> torch.Tensor:
+    """Smoothed share of positives within a window by the model's domain and task.
 
     Each over the first segment that teaches the task: labels of a long window come days after the
     first. Until then the task has no score, so nothing is told of those labels before.
@@ -255,7 +261,9 @@ def _base_rates(reader: Reader, segments: Sequence[Segment], ranker: RankerConfi
     rates = torch.full((len(ranker.domains), num_tasks), torch.nan)
     for segment in segments:
         rows, mask = reader.rows(segment)
-        labels = reader.packed.labels[rows][:, reader.tasks]
+        labels, windows = reader.labels(rows), reader.windows(rows)
+        if windows is not None:
+            mask = mask & (windows == window)
         domain = reader.domains[reader.packed.domain[rows].astype(np.int64)]
         taught = mask.any(axis=0) & rates.isnan().all(dim=0).numpy()
         for index in range(len(ranker.domains)):

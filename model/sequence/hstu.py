@@ -53,12 +53,13 @@ class HstuLayer(nn.Module):
     Differs: none; A is divided by the longest history N, as in the authors' code.
     """
 
-    def __init__(self, config: HstuConfig, width: int) -> None:
+    def __init__(self, config: HstuConfig, width: int, max_events: int) -> None:
         super().__init__()
         self.config = config
+        self.max_events = max_events
         inner = config.num_heads * config.head_dim
         self.project = nn.Parameter(torch.randn(width, 4 * inner) * INIT_STD)
-        self.bias = RelativeBias(config.max_events, config.num_time_buckets)
+        self.bias = RelativeBias(max_events, config.num_time_buckets)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(inner, width)
         nn.init.xavier_uniform_(self.output.weight)
@@ -80,7 +81,7 @@ class HstuLayer(nn.Module):
                 for x in (value, query, key)
             )
             bias = self.bias(times[index])[:, None]  # b 1 T T
-            weights = silu(q @ k.transpose(2, 3) + bias).tril() / self.config.max_events
+            weights = silu(q @ k.transpose(2, 3) + bias).tril() / self.max_events
             mixed = (weights @ v).transpose(1, 2).flatten(2)  # b T H·d_h
             attended = attended.index_put((index[is_event],), mixed[is_event])
         normed = layer_norm(attended, attended.shape[1:], eps=EPSILON)
@@ -92,11 +93,18 @@ class Hstu(nn.Module):
 
     Paper: HSTU, section 3.
     Differs: the history alone is read; interleaved actions and candidates are the caller's.
+
+    Args:
+        config: The stack.
+        width: Width of an event.
+        max_events: Longest row (N): attention is divided by it, and positions differ by less.
     """
 
-    def __init__(self, config: HstuConfig, width: int) -> None:
+    def __init__(self, config: HstuConfig, width: int, max_events: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(HstuLayer(config, width) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            HstuLayer(config, width, max_events) for _ in range(config.num_layers)
+        )
 
     def forward(
         self,
@@ -116,14 +124,14 @@ class Hstu(nn.Module):
         return events
 
 
-def num_parameters(config: HstuConfig, width: int) -> int:
+def num_parameters(config: HstuConfig, width: int, max_events: int) -> int:
     """Parameters of a `Hstu`: 5 H d_h d + d for a layer's products, and its biases."""
     inner = config.num_heads * config.head_dim
-    layer = 5 * inner * width + width + config.max_events + config.num_time_buckets
+    layer = 5 * inner * width + width + max_events + config.num_time_buckets
     return config.num_layers * layer
 
 
-def flops(config: HstuConfig, width: int, num_events: int) -> int:
+def flops(config: HstuConfig, width: int, num_events: float) -> float:
     """Forward FLOPs of a `Hstu` for a row of T events: 10 T d H d_h + 4 T² H d_h for a layer.
 
     The masked half of the attention is computed and counted.

@@ -51,8 +51,11 @@ sys.exit(rule.get("exit", 0))
 _LIGHT_PARTS = (
     "model/__init__.py",
     "model/frozen.py",
+    "model/heads_config.py",
     "model/interaction/__init__.py",
     "model/interaction/config.py",
+    "model/sequence/__init__.py",
+    "model/sequence/config.py",
     "model/sequence_config.py",
     "validation/__init__.py",
     "validation/tables.py",

@@ -101,6 +101,13 @@ def test_lists_are_replaced_whole():
             },
             "upstream and interformer read a history; found 0 events",
         ),
+        (
+            {
+                "teacher.network.num_events": 0,
+                "teacher.network.downstream": {"kind": "din", "hidden": [8]},
+            },
+            "downstream, upstream and interformer read a history; found 0 events",
+        ),
         ({"contract": "/nowhere/log.yaml"}, "contract: no file /nowhere/log.yaml"),
         ([1], "overrides: a JSON object of settings; found [1]"),
     ],

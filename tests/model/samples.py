@@ -13,6 +13,8 @@ from model.config import (
     SoftLabel,
     TableConfig,
 )
+from model.embedding_config import BagConfig, ContentConfig, GroupConfig
+from model.embeddings import Bag
 from model.interaction.config import WukongConfig
 from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
 
@@ -87,6 +89,19 @@ def ranker_config(**changes: Any) -> RankerConfig:
     return RankerConfig(**(values | changes))
 
 
+def rich_config() -> RankerConfig:
+    """Bags, one of them in a group, and content vectors of rows and of events."""
+    return ranker_config(
+        bags=(
+            BagConfig(name="seen", table="item"),
+            BagConfig(name="tags", table="user", pooling="mean"),
+        ),
+        groups=(GroupConfig(fields=("user_id", "tags"), hidden=(5,)),),
+        content=(ContentConfig(name="text", dim=6), ContentConfig(name="image", dim=2)),
+        history=history_config(content=(ContentConfig(name="title", dim=3),)),
+    )
+
+
 def config_without_history() -> RankerConfig:
     """The same ranker on the row's own features."""
     return ranker_config(
@@ -123,12 +138,21 @@ def make_batch(
             segment has one row, and it knows them all.
     """
     generator = torch.Generator().manual_seed(seed)
+    extra = torch.Generator().manual_seed(seed + 1)
     sizes = {table.name: table.num_rows for table in config.tables}
     rows = tuple(enumerate(lengths)) if rows is None else rows
 
     def indexes(fields: tuple[FieldConfig, ...], count: int) -> torch.Tensor:
         columns = [torch.randint(sizes[f.table], (count,), generator=generator) for f in fields]
         return torch.stack(columns, dim=1)
+
+    def vectors(configs: tuple[ContentConfig, ...], count: int) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.randn(count, each.dim, generator=extra) for each in configs)
+
+    def bag(config: BagConfig) -> Bag:
+        held = torch.randint(4, (len(rows),), generator=extra)
+        values = torch.randint(sizes[config.table], (int(held.sum()),), generator=extra)
+        return Bag(values, torch.cat([torch.zeros(1, dtype=torch.int64), held.cumsum(0)]))
 
     history = None
     if config.history is not None:
@@ -144,12 +168,15 @@ def make_batch(
             start=torch.maximum(offsets[segment], end - config.history.max_events),
             end=end,
             row_us=(1 + sum(lengths) + torch.arange(len(rows))) * HOUR_US,
+            content=vectors(config.history.content, sum(lengths)),
         )
     return Batch(
         indexes(config.fields, len(rows)),
         torch.randn(len(rows), config.num_dense, generator=generator),
         torch.randint(len(config.domains), (len(rows),), generator=generator),
         history,
+        tuple(bag(each) for each in config.bags),
+        vectors(config.content, len(rows)),
     )
 
 
@@ -177,5 +204,18 @@ def select_rows(batch: Batch, rows: list[int]) -> Batch:
             start=history.start[rows] - first + offsets[:-1],
             end=offsets[1:],
             row_us=history.row_us[rows],
+            content=tuple(vectors[at] for vectors in history.content),
         )
-    return Batch(batch.categorical[rows], batch.dense[rows], batch.domain[rows], history)
+    return Batch(
+        batch.categorical[rows],
+        batch.dense[rows],
+        batch.domain[rows],
+        history,
+        tuple(_select_bags(bag, rows) for bag in batch.bags),
+        tuple(vectors[rows] for vectors in batch.content),
+    )
+
+
+def _select_bags(bag: Bag, rows: list[int]) -> Bag:
+    held = [bag.values[bag.offsets[row] : bag.offsets[row + 1]] for row in rows]
+    return Bag(torch.cat(held), torch.tensor([0, *map(len, held)]).cumsum(0))

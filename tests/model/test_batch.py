@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from model.batch import Batch, check_batch
-from tests.model.samples import config_without_history, history_config, make_batch, ranker_config
+from tests.model.samples import (
+    config_without_history,
+    history_config,
+    make_batch,
+    ranker_config,
+    rich_config,
+)
 
 
 def change_history(batch, **changes):
@@ -55,14 +61,23 @@ def test_batch_without_rows_is_refused():
         make_batch(config_without_history(), ())
 
 
+def test_bags_of_other_rows_are_refused():
+    batch = make_batch(rich_config(), (2, 3))
+    other = make_batch(rich_config(), (2, 3, 1)).bags
+    with pytest.raises(ValueError, match=r"same number of rows.*'bags\[0\]': 3"):
+        dataclasses.replace(batch, bags=other)
+
+
 def test_map_reaches_every_tensor():
-    batch = make_batch(ranker_config(), (2, 0, 3))
+    batch = make_batch(rich_config(), (2, 0, 3))
     seen = []
     copy = batch.map(lambda tensor: seen.append(tensor.data_ptr()) or tensor.clone())
     history = batch.history
     tensors = [batch.categorical, batch.dense, batch.domain]
     tensors += [history.categorical, history.dense, history.event_us, history.offsets]
     tensors += [history.segment, history.start, history.end, history.row_us]
+    tensors += history.content
+    tensors += [x for bag in batch.bags for x in (bag.values, bag.offsets)] + [*batch.content]
     assert seen == [tensor.data_ptr() for tensor in tensors]
     torch.testing.assert_close(copy.history.offsets, torch.tensor([0, 2, 2, 5]))
 
@@ -70,6 +85,7 @@ def test_map_reaches_every_tensor():
 def test_readable_batches_pass():
     check_batch(make_batch(ranker_config(), (2, 0, 16)), ranker_config())
     check_batch(make_batch(ranker_config(), (0, 0)), ranker_config())
+    check_batch(make_batch(rich_config(), (2, 0, 16)), rich_config())
     check_batch(make_batch(config_without_history(), (0, 0)), config_without_history())
 
 
@@ -105,6 +121,32 @@ def test_batch_that_does_not_fit_the_ranker_is_refused(mutate, message):
     batch = make_batch(ranker_config(), (2, 3))
     with pytest.raises(ValueError, match=message):
         check_batch(mutate(batch), ranker_config())
+
+
+@pytest.mark.parametrize(
+    ("mutate", "message"),
+    [
+        (lambda b: dataclasses.replace(b, bags=()), r"bags: .*'seen', 'tags'.; found 0"),
+        (
+            lambda b: dataclasses.replace(b, bags=(b.bags[0], shifted(b.bags[1], 11))),
+            r"bags.tags\[0\]: indexes must lie in \[0, 11\)",
+        ),
+        (lambda b: dataclasses.replace(b, content=b.content[:1]), "content: .* found 1"),
+        (
+            lambda b: dataclasses.replace(b, content=(b.content[1], b.content[0])),
+            "content.text: the ranker reads 6 columns; found 2",
+        ),
+        (lambda b: change_history(b, content=()), "history.content: .*'title'.; found 0"),
+    ],
+)
+def test_bags_and_content_that_do_not_fit_the_ranker_are_refused(mutate, message):
+    batch = make_batch(rich_config(), (2, 3))
+    with pytest.raises(ValueError, match=message):
+        check_batch(mutate(batch), rich_config())
+
+
+def shifted(bag, by):
+    return dataclasses.replace(bag, values=bag.values + by)
 
 
 def test_history_longer_than_the_ranker_reads_is_refused():

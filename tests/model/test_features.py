@@ -159,11 +159,6 @@ def test_features_that_cannot_work_are_refused(changes, message):
         rich_config(**changes)
 
 
-def test_a_ranker_refuses_what_a_batch_does_not_carry():
-    with pytest.raises(ValueError, match=r"bags, content: .* found .'tags', 'seen', 'text'."):
-        Ranker(rich_config())
-
-
 def test_an_event_is_one_token():
     field = FieldConfig(name="item_id", table="item", num_tokens=2)
     history = ranker_config().history.model_dump() | {"fields": (field,)}

@@ -10,9 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import ranker
 from model.config import SoftLabel, TableConfig
 from model.embeddings import extend_tables
+from model.heads_config import ChainConfig
 from model.losses import task_loss
 from model.optim import build_optimizers
 from model.ranker import Ranker, Student
+from model.sequence.config import DinConfig, HstuConfig
 from tests.model.samples import (
     config_without_history,
     distillation_config,
@@ -20,6 +22,7 @@ from tests.model.samples import (
     interformer_config,
     make_batch,
     ranker_config,
+    rich_config,
     select_rows,
     upstream_config,
 )
@@ -33,13 +36,24 @@ def gem_config(**changes):
     return ranker_config(history=history_config(**(parts | changes)))
 
 
+def downstream_config(downstream):
+    """Another way to read the latest events, under heads too wide to be dead for a row."""
+    return ranker_config(history=history_config(downstream=downstream), head_hidden=(24,))
+
+
+DIN = DinConfig(hidden=(6, 5), activation="prelu")
+HSTU = HstuConfig(num_layers=2, num_heads=2, head_dim=4, num_time_buckets=40)
 FORMS = [
     pytest.param(ranker_config(), id="target_attention"),
     pytest.param(gem_config(interformer=None), id="upstream"),
     pytest.param(gem_config(upstream=None), id="interformer"),
     pytest.param(gem_config(), id="gem"),
+    pytest.param(downstream_config(DIN), id="din"),
+    pytest.param(downstream_config(HSTU), id="hstu"),
+    pytest.param(gem_config(downstream=HSTU), id="gem_hstu"),
+    pytest.param(rich_config(), id="bags_and_content"),
 ]
-"""Every form of the sequence side."""
+"""Every form of the sequence side, and every kind of feature."""
 
 
 def all_rows_counted(batch):
@@ -49,7 +63,16 @@ def all_rows_counted(batch):
 
 @pytest.mark.parametrize(
     "config",
-    [ranker_config(), config_without_history(), gem_config(), gem_config(interformer=None)],
+    [
+        ranker_config(),
+        config_without_history(),
+        gem_config(),
+        gem_config(interformer=None),
+        downstream_config(DIN),
+        downstream_config(HSTU),
+        rich_config(),
+        ranker_config(num_windows=3),
+    ],
 )
 def test_parameters_and_flops_equal_the_closed_forms(config):
     model = Ranker(config)
@@ -99,6 +122,9 @@ def test_no_row_sees_an_event_at_or_after_its_cut_off(config):
             name: torch.cat([getattr(history, name)[:place], values[place:]])
             for name, values in changes.items()
         }
+        changed["content"] = tuple(
+            torch.cat([vectors[:place], vectors[place:] - 5.0]) for vectors in history.content
+        )
         dirty = model(dataclasses.replace(batch, history=dataclasses.replace(history, **changed)))
         blind = [row for row, (_, known) in enumerate(rows) if known <= place]
         assert torch.equal(dirty.logits[blind], clean[blind]), place
@@ -177,6 +203,83 @@ def test_poisoned_events_of_one_row_reach_no_other_row(config):
     torch.testing.assert_close(poisoned[others], clean[others], atol=0.0, rtol=0.0)
 
 
+def test_bags_and_content_of_one_row_reach_no_other_row():
+    config = rich_config()
+    model = Ranker(config)
+    batch = make_batch(config, LENGTHS)
+    clean = model(batch).logits
+    for part, index in (("bags", 0), ("bags", 1), ("content", 0), ("content", 1)):
+        changed, row = list(getattr(batch, part)), 2
+        if part == "bags":
+            bag = changed[index]
+            row = int(bag.offsets.diff().argmax())
+            start, end = bag.offsets[row : row + 2].tolist()
+            values = bag.values.clone()
+            values[start:end] = (values[start:end] + 1) % 4
+            changed[index] = dataclasses.replace(bag, values=values)
+        else:
+            changed[index] = changed[index].clone()
+            changed[index][row] += 1.0
+        others = [other for other in range(6) if other != row]
+        dirty = model(dataclasses.replace(batch, **{part: tuple(changed)})).logits
+        assert torch.equal(dirty[others], clean[others]), (part, index)
+        assert not torch.equal(dirty[row], clean[row]), (part, index)
+
+
+def test_a_conversion_is_served_as_its_product_with_the_click():
+    chain = ChainConfig(click="click", conversions=("buy",))
+    chained, plain = Ranker(ranker_config(chain=chain)), Ranker(ranker_config())
+    batch = make_batch(ranker_config(), LENGTHS)
+    output, alone = chained(batch), plain(batch)
+    assert torch.equal(output.tower_logits, alone.logits)
+    assert torch.equal(alone.tower_logits, alone.logits)
+    assert torch.equal(output.logits[:, :2], alone.logits[:, :2])
+    p = alone.logits.double().sigmoid()
+    torch.testing.assert_close(output.logits[:, 2].double().sigmoid(), p[:, 0] * p[:, 2])
+    count = ranker.num_parameters(ranker_config(chain=chain))
+    assert count == ranker.num_parameters(ranker_config())
+
+
+def test_a_chain_starts_at_the_base_rates_of_all_impressions():
+    model = Ranker(ranker_config(chain=ChainConfig(click="click", conversions=("buy", "like"))))
+    rates = torch.tensor([[0.2, 0.05, 0.04], [0.1, 0.02, 0.2]])
+    model.set_prior(rates)
+    towers = model.heads(torch.zeros(2, 40), torch.arange(2))
+    expected = torch.tensor([[0.2, 0.05, 0.04], [0.1, 0.02, 0.095]])
+    torch.testing.assert_close(model._chained(towers).sigmoid(), expected)
+
+
+def test_the_longest_of_several_windows_is_served():
+    model = Ranker(ranker_config(num_windows=3))
+    output = model(make_batch(ranker_config(), LENGTHS))
+    assert output.window_logits.shape == (6, 3, 3)
+    assert torch.equal(output.logits, output.window_logits[:, 2])
+    assert torch.equal(output.tower_logits, output.logits)
+    assert Ranker(ranker_config())(make_batch(ranker_config(), LENGTHS)).window_logits is None
+
+
+def test_heads_of_each_window_start_at_its_rates_and_auxiliary_ones_at_the_longest():
+    student = Student(ranker_config(num_windows=2), distillation_config())
+    student.set_prior(torch.tensor([[[0.1] * 3] * 2, [[0.3] * 3] * 2]))
+    windows = student.ranker.heads(torch.zeros(2, 40), torch.arange(2)).sigmoid()
+    torch.testing.assert_close(windows[:, 0], torch.full((2, 3), 0.1))
+    torch.testing.assert_close(windows[:, 1], torch.full((2, 3), 0.3))
+    auxiliary = student.distill_head(torch.zeros(2, 40), torch.arange(2)).sigmoid()
+    torch.testing.assert_close(auxiliary, torch.full((2, 3), 0.3))
+
+
+def test_a_chain_over_several_windows_is_refused():
+    chain = ChainConfig(click="click", conversions=("buy",))
+    with pytest.raises(ValueError, match=r"chain: .* found num_windows 2"):
+        ranker_config(chain=chain, num_windows=2)
+
+
+@pytest.mark.parametrize("conversions", [("share",), ("click",), ("buy", "buy")])
+def test_a_chain_of_other_tasks_is_refused(conversions):
+    with pytest.raises(ValueError, match="a click and its conversions are different tasks of"):
+        ranker_config(chain=ChainConfig(click="click", conversions=conversions))
+
+
 def test_missing_dense_value_scores_as_the_mean():
     model = Ranker(ranker_config())
     sample = torch.tensor([[1.0, 2.0, 3.0], [3.0, 6.0, 9.0]])
@@ -225,7 +328,16 @@ def train(model, batch, num_steps):
     return losses
 
 
-@pytest.mark.parametrize("config", [ranker_config(), gem_config()])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ranker_config(),
+        gem_config(),
+        downstream_config(DIN),
+        downstream_config(HSTU),
+        rich_config(),
+    ],
+)
 def test_one_tiny_batch_overfits(config):
     losses = train(Ranker(config), make_batch(config, LENGTHS), num_steps=150)
     assert losses[0] > 1.5

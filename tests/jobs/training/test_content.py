@@ -1,17 +1,23 @@
 """Packed content is of texts known strictly before the impression, for ads and events alike."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 
-from jobs.config import day_start
+from jobs.config import Timeline, day_start
 from jobs.content.texts import content_hashes
+from jobs.errors import ConfigError
 from jobs.training.content import ItemContent, content_arrays, read_content
 from jobs.training.inputs import Packed, pack, to_us
+from jobs.training.networks import ranker_config
+from model.batch import check_batch
+from model.ranker import Ranker
 from tests.jobs.content import catalogue
 from tests.jobs.training import samples
 
@@ -211,6 +217,41 @@ def test_declared_content_changes_nothing_else_that_is_packed(rows, known, tmp_p
     assert Packed(bare).content is None
     one, two = Packed(bare).batch(at, 6), found.batch(at, 6)
     assert vars(one).keys() == vars(two).keys()
+
+
+def test_batches_hold_content_where_the_network_reads_it(rows, known, tmp_path):
+    found = packed(tmp_path / "packed", rows, known)
+    spec, timeline = found.spec, Timeline(num_events=6)
+    at = np.array([150, 3, 77])
+    config = ranker_config(
+        samples.network(content=True), timeline, spec, spec.domains, spec.tasks, found.content_dim
+    )
+    batch = found.batch(at, 6, content=True)
+    check_batch(batch, config)
+    (vectors,), (events,) = batch.content, batch.history.content
+    assert vectors.tolist() == found.content[found.content_row[at]].tolist()
+    for row in range(3):
+        first = found.event_offsets[found.timeline[at[row]]]
+        end = first + found.history_end[at[row]]
+        told = found.content[found.event_content_row[max(first, end - 6) : end]].tolist()
+        history = batch.history
+        assert events[history.start[row] : history.end[row]].tolist() == told
+    model = Ranker(config)
+    other = replace(batch, content=(vectors + 1.0,))
+    assert not torch.equal(model(other).logits, model(batch).logits)
+    assert found.batch(at, 6).content == found.batch(at, 6).history.content == ()
+
+
+def test_a_network_that_reads_content_needs_it_packed(rows, tmp_path):
+    spec = packed(tmp_path / "packed", rows).spec
+    with pytest.raises(ConfigError, match=r"network\.content: no vectors are packed"):
+        ranker_config(samples.network(content=True), Timeline(), spec, spec.domains, spec.tasks)
+
+
+def test_a_network_reads_only_content_that_the_contract_declares(tmp_path):
+    reading = samples.training(network=samples.network(content=True))
+    with pytest.raises(ValueError, match=r"teacher: network\.content .* found none declared"):
+        samples.config(tmp_path, teacher=reading)
 
 
 def shown(*rows):

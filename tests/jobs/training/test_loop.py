@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.config import Student, Trial
+from jobs.config import Debiasing, Student, Trial
 from jobs.errors import ConfigError
 from jobs.training.loop import Progress
 from jobs.training.loop import _distillation as distillation
 from jobs.training.segments import Segment
 from jobs.training.students import domain_plan, student_reader
 from model import losses, metrics
+from model.heads_config import ChainConfig
 from tests.jobs.training import samples
 
 ALL = [Segment(None, samples.END)]
@@ -199,6 +200,70 @@ def test_what_dropout_drops_depends_on_the_step_and_the_seed(tmp_path, world):
 
     assert learnt(0, state=1) == learnt(0, state=2)
     assert learnt(0, state=1) != learnt(1, state=1)
+
+
+CHAIN = ChainConfig(click="click", conversions=("buy",))
+
+
+def cross_entropy(z, y):
+    return math.log1p(math.exp(z)) - y * z
+
+
+def test_a_step_on_a_chain_learns_clicks_and_what_followed_them(tmp_path, world):
+    network = samples.network(chain=CHAIN)
+    settings = samples.training(network=network, debiasing=Debiasing(weight=0.5, max_weight=3.0))
+    config = samples.config(tmp_path, teacher=settings)
+    reader = samples.reader(config, world)
+    _, learner = samples.teacher(config, reader, ALL)
+    assert learner.debiasing == settings.debiasing
+    piece = next(reader.pieces(ALL[0], 0, 1))
+    # The click of the first row was learnt before, when its own window had closed.
+    piece.mask[0, 0] = False
+    with torch.no_grad():
+        a, b = learner.model(piece.batch).tower_logits.double().unbind(1)
+    label, chained, debiased = 0.0, 0.0, 0.0
+    for row, (y, z) in enumerate(piece.labels.tolist()):
+        p = 1 / (1 + math.exp(-a[row])) / (1 + math.exp(-b[row]))
+        if piece.mask[row, 0]:
+            label += cross_entropy(a[row].item(), y) / piece.num_labels[0].item()
+        if piece.mask[row, 1]:
+            n = piece.num_labels[1].item()
+            chained -= math.log(p if z else 1 - p) / n
+            weight = min(3.0, 1 + math.exp(-a[row])) if y else 0.0
+            debiased += weight * cross_entropy(b[row].item(), z) / n
+    assert min(label, chained, debiased) > 0
+    found = []
+    finite = learner._check_finite
+    learner._check_finite = lambda what, value, piece: (
+        found.append(value.item()),
+        finite(what, value, piece),
+    )
+    before = learner.ranker.heads.domains[0].weights[0].detach().clone()
+    learner.learn(piece, world=1)
+    assert found[0] == pytest.approx(label + chained + 0.5 * debiased, rel=1e-4)
+    assert not torch.equal(learner.ranker.heads.domains[0].weights[0], before)
+    # The figures are those of what is served: a click and a conversion.
+    expected = (torch.sigmoid(a) * torch.sigmoid(b) * piece.mask[:, 1]).sum()
+    assert learner.progress.predicted[1].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_chain_is_refused_where_a_model_lacks_its_tasks(tmp_path):
+    # Buying is a task of domains, so vertical students do not have it.
+    chained = Student(training=samples.training(network=samples.network(chain=CHAIN)))
+    samples.config(tmp_path, domain_student=chained)
+    with pytest.raises(ValueError, match=r"different tasks of \['click'\]; found 'click' and"):
+        samples.config(tmp_path, vertical_student=chained)
+
+
+def test_a_chain_is_refused_where_a_click_is_known_after_its_conversion(tmp_path):
+    backwards = samples.network(chain=ChainConfig(click="buy", conversions=("click",)))
+    with pytest.raises(ValueError, match=r"found \['click'\] with shorter windows than 'buy'"):
+        samples.config(tmp_path, teacher=samples.training(network=backwards))
+
+
+def test_debiasing_without_a_chain_is_refused():
+    with pytest.raises(ValueError, match=r"debiasing: .* found no chain"):
+        samples.training(debiasing=Debiasing(weight=1.0))
 
 
 def test_a_student_is_served_by_its_ranker(config, taught):

@@ -34,7 +34,7 @@ class Labels:
         self.matured = Packed.matured.__get__(self)
         self.spec = InputSpec([], [], [], [], [], {}, None)
 
-    def batch(self, rows, max_events, *, whole):
+    def batch(self, rows, max_events, *, whole, content):
         return samples.bare_batch(len(rows))
 
 

@@ -11,8 +11,8 @@ from model.sequence.config import HstuConfig
 from model.sequence.hstu import Hstu, HstuLayer, RelativeBias
 from tests.reference import model_sequence as reference
 
-WIDTH = 6
-CONFIG = HstuConfig(num_layers=2, num_heads=2, head_dim=4, max_events=12, num_time_buckets=40)
+WIDTH, MAX_EVENTS = 6, 12
+CONFIG = HstuConfig(num_layers=2, num_heads=2, head_dim=4, num_time_buckets=40)
 
 
 def make_inputs(lengths):
@@ -33,7 +33,7 @@ def loud(module):
 @settings(deadline=None, max_examples=15)
 @given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=10))
 def test_layer_equals_the_loop_over_pairs(lengths):
-    layer = loud(HstuLayer(CONFIG, WIDTH))
+    layer = loud(HstuLayer(CONFIG, WIDTH, MAX_EVENTS))
     events, times, offsets = make_inputs(lengths)
     weights = {
         "project": layer.project,
@@ -48,7 +48,7 @@ def test_layer_equals_the_loop_over_pairs(lengths):
 
 
 def test_an_event_sees_nothing_after_it():
-    network = loud(Hstu(CONFIG, WIDTH))
+    network = loud(Hstu(CONFIG, WIDTH, MAX_EVENTS))
     events, times, offsets = make_inputs((5, 3))
     expected = network(events, times, offsets)
     events[3], times[3] = 9.0, 0
@@ -58,7 +58,7 @@ def test_an_event_sees_nothing_after_it():
 
 
 def test_poisoned_events_of_one_row_reach_no_other_row():
-    network = loud(Hstu(CONFIG, WIDTH))
+    network = loud(Hstu(CONFIG, WIDTH, MAX_EVENTS))
     lengths = (0, 5, 1, 3, 2, 12, 4, 4, 1, 7)
     events, times, offsets = make_inputs(lengths)
     expected = network(events, times, offsets)
@@ -73,7 +73,7 @@ def test_poisoned_events_of_one_row_reach_no_other_row():
 
 
 def test_rows_beside_it_do_not_change_a_row():
-    network = loud(Hstu(CONFIG, WIDTH))
+    network = loud(Hstu(CONFIG, WIDTH, MAX_EVENTS))
     events, times, offsets = make_inputs((3, 12, 1, 0, 6))
     expected = network(events, times, offsets)[3:15]
     alone = network(events[3:15], times[3:15], torch.tensor([0, 12]))
@@ -81,7 +81,7 @@ def test_rows_beside_it_do_not_change_a_row():
 
 
 def test_a_shift_of_all_times_changes_nothing():
-    network = loud(Hstu(CONFIG, WIDTH))
+    network = loud(Hstu(CONFIG, WIDTH, MAX_EVENTS))
     events, times, offsets = make_inputs((5, 3))
     expected = network(events, times, offsets)
     assert torch.equal(network(events, times + 1_700_000_000, offsets), expected)
@@ -99,13 +99,15 @@ def test_biases_of_two_literal_events():
 
 
 def test_fresh_stack_passes_no_event_at_all_through():
-    network = Hstu(CONFIG, WIDTH)
+    network = Hstu(CONFIG, WIDTH, MAX_EVENTS)
     assert network(*make_inputs((0, 0))).shape == (0, WIDTH)
 
 
 def test_parameters_and_flops_equal_the_closed_forms():
-    network = Hstu(CONFIG, WIDTH)
-    assert hstu.num_parameters(CONFIG, WIDTH) == sum(p.numel() for p in network.parameters())
+    network = Hstu(CONFIG, WIDTH, MAX_EVENTS)
+    assert hstu.num_parameters(CONFIG, WIDTH, MAX_EVENTS) == sum(
+        p.numel() for p in network.parameters()
+    )
     with FlopCounterMode(display=False) as counter:
         network(*make_inputs((7,) * 3))
     expected = 3 * hstu.flops(CONFIG, WIDTH, num_events=7)
@@ -113,6 +115,6 @@ def test_parameters_and_flops_equal_the_closed_forms():
 
 
 def test_every_weight_takes_part():
-    network = Hstu(CONFIG, WIDTH)
+    network = Hstu(CONFIG, WIDTH, MAX_EVENTS)
     network(*make_inputs((5, 3))).square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in network.parameters())
