@@ -9,8 +9,8 @@ and is uncorrelated with every function of fewer than r of them, so no lower ord
 of it. A product of vectors by coordinates, as the simulated world has, is no sum of dot products,
 which are all that a factorization machine sees. Unit vectors bound I_r: with normal ones I_8 would
 be nearly always 0. The ranker is the system's own: a linear map makes eight tokens of the columns,
-the layers of Wukong follow, and a linear head. Y is fixed and the MLP of the FMB has one layer, so a
-layer without its norms doubles the degree and no more (an attentive Y would triple it). Layers of
+the layers of Wukong follow, and a linear head. Y is fixed and the MLP of the FMB has one layer, so
+a layer without its norms doubles the degree and no more (an attentive Y would triple it). Arms of
 one order differ in depth alone: the shallower ones have as many more tokens as make up for their
 parameters. Zero layers are the logistic stack. Rows are fresh in every step; arms of a seed see the
 same ones.
@@ -26,8 +26,8 @@ Registered before it was run (metric, seeds, rules; see RESULTS.md):
   zeroing the LCB, and as zeroing the residual, by the means over seeds;
 - kill: where l = log2 r is not below half of the excess of a constant prediction, that r tells
   nothing of depth (nothing was learnt at all) and is reported so, neither passed nor failed;
-- tuning: the learning rate, one for all arms, is 1e-2 of 3e-3, 1e-2 and 3e-2, tried at r = 4, l = 2,
-  seed 1000 and 1,200 steps (0.54, 0.33 and 0.33 pp): the lower of two equal ones.
+- tuning: the learning rate, one for all arms, is 1e-2 of 3e-3, 1e-2 and 3e-2, tried at r = 4,
+  l = 2, seed 1000 and 1,200 steps (0.54, 0.33 and 0.33 pp): the lower of two equal ones.
 
 A cell is r, l, an ablation and a seed: one line of JSON each, appended to `--cells`; cells that are
 there with the same settings are not run again. Past `--budget` CPU seconds the rest are printed as
