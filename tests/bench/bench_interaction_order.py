@@ -29,12 +29,15 @@ Registered before it was run (metric, seeds, rules; see RESULTS.md):
 - tuning: the learning rate, one for all arms, is 1e-2 of 3e-3, 1e-2 and 3e-2, tried at r = 4,
   l = 2, seed 1000 and 1,200 steps (0.54, 0.33 and 0.33 pp): the lower of two equal ones.
 
+Added after that run, to see why one layer had sufficed for r = 4, and no part of any rule: the arms
+without norms, on two seeds.
+
 A cell is r, l, an ablation and a seed: one line of JSON each, appended to `--cells`; cells that are
 there with the same settings are not run again. Past `--budget` CPU seconds the rest are printed as
 not run.
 
     OMP_NUM_THREADS=1 python -m tests.bench.bench_interaction_order \\
-        --cells var/bench/interaction_order.jsonl --budget 420
+        --cells var/bench/interaction_order.jsonl --budget 450
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ from model import metrics
 from model.batch import Batch
 from model.config import RankerConfig
 from model.interaction.config import Interaction, LogisticConfig, WukongConfig
+from model.interaction.wukong import Wukong, WukongLayer
 from model.ranker import Ranker, num_parameters
 
 ORDERS, NUM_VECTORS, SCALE = (2, 4, 8), 8, 3.0
@@ -62,6 +66,7 @@ WIDTH, RANK, NUM_TOKENS = 8, 8, 8
 BATCH_SIZE, NUM_STEPS, LEARNING_RATE = 256, 1_600, 1e-2
 NUM_TEST_ROWS, SEEDS = 20_000, (0, 1, 2, 3, 4)
 PARTS = ("fmb", "lcb", "residual")
+NORMS = "norms"
 
 
 def draw(rng: np.random.Generator, rows: int, order: int) -> tuple[Tensor, np.ndarray]:
@@ -114,10 +119,15 @@ def matched(order: int, num_layers: int) -> RankerConfig:
     return min(sizes, key=lambda config: abs(num_parameters(config) - wanted))
 
 
-def ablate(ranker: Ranker, part: str) -> None:
-    """Let a part of every layer put out zeros."""
-    for layer in ranker.interaction.layers:  # pyright: ignore[reportOptionalMemberAccess, reportGeneralTypeIssues, reportOptionalIterable]
-        getattr(layer, part).register_forward_hook(_zero)
+def ablate(wukong: nn.Module | None, part: str) -> None:
+    """Let a part of every layer put out zeros, or its norms what they are given."""
+    assert isinstance(wukong, Wukong)
+    for layer in wukong.layers:
+        assert isinstance(layer, WukongLayer)
+        if part == NORMS:
+            layer.norm = layer.fmb.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            getattr(layer, part).register_forward_hook(_zero)
 
 
 def _zero(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -142,7 +152,7 @@ def run_cell(
     ranker = Ranker(config, seed)
     ranker.fit_normalisers(test_columns)  # Their distribution is known, and holds no label.
     if without:
-        ablate(ranker, without)
+        ablate(ranker.interaction, without)
     optimizer = torch.optim.Adam(ranker.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 100) * (1 - step / NUM_STEPS)
@@ -172,11 +182,12 @@ def cells() -> list[dict[str, Any]]:
     needed = [(r, r.bit_length() - 1 - less, None) for less in (0, 1) for r in ORDERS]
     needed += [(4, 2, part) for part in PARTS]
     deeper = [(r, r.bit_length(), None) for r in ORDERS[:2]]
+    added = [(4, 1, NORMS), (4, 2, NORMS)]
     settings = {"num_steps": NUM_STEPS, "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
     return [
         {"order": r, "num_layers": layers, "without": part, "seed": seed, **settings}
-        for arms in (needed, deeper)
-        for seed in SEEDS
+        for arms, seeds in ((needed, SEEDS), (added, SEEDS[:2]), (deeper, SEEDS))
+        for seed in seeds
         for r, layers, part in arms
     ]
 
@@ -184,16 +195,16 @@ def cells() -> list[dict[str, Any]]:
 def summarise(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean over seeds of each arm, in points of NE, with its interval."""
     arms: dict[tuple[Any, ...], list[float]] = {}
-    constant = {}
+    constants: dict[tuple[Any, ...], list[float]] = {}
     for cell in done:
         arm = (cell["order"], cell["num_layers"], cell["without"])
         arms.setdefault(arm, []).append(100 * cell["excess_ne"])
-        constant[arm] = 100 * cell["excess_ne_of_a_constant"]
+        constants.setdefault(arm, []).append(100 * cell["excess_ne_of_a_constant"])
     told = []
     for arm, values in arms.items():
         drawn = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
         low, high = np.quantile(drawn, [0.025, 0.975])
-        figures = (np.mean(values), low, high, constant[arm])
+        figures = (np.mean(values), low, high, np.mean(constants[arm]))
         names = ("mean_pp", "low_pp", "high_pp", "constant_pp")
         told.append(
             dict(zip(("order", "num_layers", "without"), arm, strict=True))

@@ -9,7 +9,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from model.interaction.wukong import Wukong
 from model.ranker import Ranker, num_parameters
@@ -41,8 +40,7 @@ def test_layers_without_norms_are_of_degree_two_to_their_number(num_layers):
     torch.manual_seed(0)
     wukong = Wukong(bench.stack(num_layers, 4), 8, 8).double()  # pyright: ignore[reportArgumentType]
     with_norms = _degree_residual(wukong, 2**num_layers)
-    for layer in wukong.layers:
-        layer.norm = layer.fmb.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    bench.ablate(wukong, bench.NORMS)
     assert _degree_residual(wukong, 2**num_layers) < 1e-8
     assert _degree_residual(wukong, 2**num_layers - 1) > 1e-6
     assert with_norms > 1e-4
@@ -67,7 +65,7 @@ def test_an_ablated_part_has_no_say_in_the_output(part):
     ranker = Ranker(bench.matched(4, 2), 0)
     ranker.fit_normalisers(columns)
     whole = ranker(bench.batch_of(columns)).logits
-    bench.ablate(ranker, part)
+    bench.ablate(ranker.interaction, part)
     without = ranker(bench.batch_of(columns)).logits
     without.sum().backward()
     assert not torch.equal(whole, without)
