@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from jobs import fit_scaling_law
 from jobs.config import ScalingLaw, with_overrides
@@ -17,6 +19,7 @@ from jobs.scaling.stream import FIELDS, read_stream
 from jobs.simulation import PRESETS, concatenated, days
 from model.batch import check_batch
 from model.metrics import excess_ne
+from model.ranker import Ranker
 
 FLOPS = np.geomspace(1e5, 1e7, 5)
 SCALE, EXPONENT = 0.02, 0.3
@@ -152,6 +155,17 @@ def test_every_model_reads_the_rows_and_grows_with_size(stream, model):
     flops = [cells.flops(config, sizes.NUM_EVENTS) for config in found]
     assert flops == sorted(set(flops))
     assert found[0].num_tokens == len(FIELDS) + sizes.NUM_SUMMARY_TOKENS
+
+
+@pytest.mark.parametrize("model", sizes.MODELS)
+def test_flops_of_a_size_equal_what_a_row_with_a_full_history_takes(stream, model):
+    config = cells.config_of(stream, model, 2)
+    full = np.flatnonzero(stream.end_event - stream.first_event >= sizes.NUM_EVENTS)[:32]
+    # The counter knows no fused attention.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        Ranker(config)(stream.batch(full, sizes.NUM_EVENTS))
+    expected = 32 * cells.flops(config, sizes.NUM_EVENTS)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
 
 
 def test_the_standard_error_is_that_of_resampled_users():
