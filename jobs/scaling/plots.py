@@ -41,5 +41,5 @@ def excess_against_flops(curves: Sequence[Curve]) -> Figure:
     axes.set(xlabel="forward FLOPs per row", ylabel="excess NE (simulated)")
     if any(curve.points for curve in curves):
         axes.set(xscale="log", yscale="log")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(curves), frameon=False)
     return figure

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -228,3 +229,15 @@ def test_other_settings_are_other_cells(stream):
 def test_a_world_that_is_not_there_is_refused(tmp_path, changes):
     with pytest.raises(ConfigError, match=r"scaling_law\.preset, scaling_law\.num_days"):
         fit_scaling_law.run(sweep(**changes), str(tmp_path))
+
+
+def test_a_rows_events_tell_of_its_ad(stream):
+    """Actions about the ad's category raise p*: rows, events and truth are joined rightly."""
+    rows = np.arange(1_000, 2_000)
+    batch = stream.batch(rows, sizes.NUM_EVENTS)
+    history = batch.history
+    own = torch.arange(len(rows)).repeat_interleave(history.end - history.start)
+    ad = batch.categorical[:, FIELDS.index("category")]
+    matches = torch.bincount(own[history.categorical[:, 0] == ad[own]], minlength=len(rows))
+    z = np.log(stream.p_star[rows] / (1 - stream.p_star[rows]))
+    assert np.corrcoef(matches.numpy(), z)[0, 1] > 0.2
