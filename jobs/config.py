@@ -283,6 +283,26 @@ class Maintenance(Settings):
     """Commits after which a table's log gets a new checkpoint."""
 
 
+class ScalingLaw(Settings):
+    """The sweep of `fit_scaling_law`, on a simulated world: no retrain reads it."""
+
+    preset: str = "world-2"
+    """Frozen world whose rows are learnt from, see `jobs/simulation/presets.py`."""
+    num_days: int = Field(default=20, ge=2)
+    """The world's first days; all but the last are learnt from, the last is held out."""
+    models: tuple[Literal["wukong", "dlrm", "interformer"], ...] = ("wukong", "dlrm", "interformer")
+    """What is compared; of one size they run in this order, so the last ones fall to the budget."""
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    """Of the initial weights; points of the law are means over them."""
+    batch_size: int = Field(default=512, ge=1)
+    lr_dense: float = Field(default=2e-3, gt=0)
+    """Of AdamW, for every model and size."""
+    lr_sparse: float = Field(default=1e-1, gt=0)
+    """Of row-wise AdaGrad, likewise."""
+    budget_cpu_seconds: float = Field(default=36_000.0, gt=0)
+    """CPU seconds of one run of the job; cells that do not fit are left to the next."""
+
+
 class Recipe(Settings):
     """What to retrain and how. Built by a function in `jobs/recipes.py`."""
 
@@ -296,6 +316,7 @@ class Recipe(Settings):
     gates: Gates = Gates()
     resources: Resources = Resources()
     maintenance: Maintenance = Maintenance()
+    scaling_law: ScalingLaw = ScalingLaw()
     log_uri: str
     """Folder of the raw log."""
 
@@ -370,7 +391,7 @@ class Recipe(Settings):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_NO_CONTENT = {"resources", "maintenance", "log_uri", "name"}
+_NO_CONTENT = {"resources", "maintenance", "scaling_law", "log_uri", "name"}
 
 
 class Plan(Settings):

@@ -188,6 +188,31 @@ def child_run(config: RunConfig, name: str, kind: str) -> Iterator[Run]:
     client.set_terminated(run.info.run_id, "FINISHED")
 
 
+@contextmanager
+def research_run(recipe: Recipe, home: str, name: str, job: str, about: str) -> Iterator[Run]:
+    """A fresh run of a job that belongs to no retrain, in place of an earlier one of this name.
+
+    Args:
+        recipe: Says where the store is.
+        home: Root of all state.
+        name: Name of the run.
+        job: The job, which names the experiment.
+        about: What the experiment is, in Markdown.
+    """
+    client = _client(recipe, home)
+    experiment = _experiment(client, recipe, home, job, about)
+    for earlier in client.search_runs([experiment], f"tags.`{MODEL_TAG}` = '{name}'"):
+        client.delete_run(earlier.info.run_id)
+    tags = {MODEL_TAG: name, "kind": "research", **_origin(job)}
+    run = client.create_run(experiment, run_name=name, tags=tags)
+    try:
+        yield Run(client, run.info.run_id)
+    except BaseException:
+        client.set_terminated(run.info.run_id, "FAILED")
+        raise
+    client.set_terminated(run.info.run_id, "FINISHED")
+
+
 def find_child(config: RunConfig, name: str) -> Run:
     """The run of a model in this retrain.
 
@@ -395,17 +420,24 @@ def _client(recipe: Recipe, home: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _experiment(client: MlflowClient, recipe: Recipe, home: str) -> str:
+def _experiment(
+    client: MlflowClient,
+    recipe: Recipe,
+    home: str,
+    name: str | None = None,
+    about: str = _ABOUT,
+) -> str:
+    """Find or make an experiment; that of the recipe's family if no name is given."""
     from mlflow.exceptions import MlflowException
 
-    name = recipe.contract.name
+    name = name or recipe.contract.name
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
     location = None
     if recipe.resources.mlflow_uri is None:
         location = f"{home}/mlflow/artifacts/{name}"
-    note = {NOTE_TAG: _ABOUT.format(name=name)}
+    note = {NOTE_TAG: about.format(name=name)}
     try:
         return client.create_experiment(name, artifact_location=location, tags=note)
     except MlflowException:

@@ -23,11 +23,13 @@ def main() -> None:
         group = task.task_group.group_id or "-"
         to = ", ".join(sorted(task.downstream_task_ids)) or "-"
         graph.append(f"{task.task_id}: {group}; {' '.join(marks)}; to {to}")
+    timetable = dag.timetable
+    timed = hasattr(timetable, "expression")
     told = {
         "loaded": loaded,
         "graph": graph,
         "params": {name: p.schema | {"default": p.value} for name, p in dag.params.items()},
-        "schedule": [dag.timetable.expression, str(dag.timetable.timezone)],
+        "schedule": [timetable.expression, str(timetable.timezone)] if timed else None,
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
         "paused": dag.is_paused_upon_creation,

@@ -136,6 +136,7 @@ NO_CONTENT = {
     "log_uri": "/x",
     "resources": {"num_workers": 7},
     "maintenance": {"retention_days": 9},
+    "scaling_law": {"num_days": 3},
 }
 CONTENT: dict[str, Any] = {
     "contract": {"features": {"windows_days": [1, 14]}},

@@ -1,0 +1,1 @@
+"""Scaling laws: how a model's excess NE falls with its compute, on a simulated world."""
