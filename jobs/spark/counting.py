@@ -21,6 +21,8 @@ from validation import tables
 
 NEVER = np.iinfo(np.int64).min
 """Stands for the moment of a last event that there was not."""
+DAY_BITS = 20
+"""Low bits of a number that hold a day, above them an entity's key."""
 _SEPARATOR = "\u0001"
 
 
@@ -98,7 +100,7 @@ class Counting:
 
 
 def keyed(
-    entity: int, code: np.ndarray, names: pa.Array, values: Mapping[str, pa.Array]
+    entity: int, code: np.ndarray, names: pa.Array, values: Mapping[str, pa.Array | pa.ChunkedArray]
 ) -> pa.Table:
     """Rows of one entity, ready to be packed by key.
 

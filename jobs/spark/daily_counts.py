@@ -18,14 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.spark.buckets import chunks, each_bucket, scattered
-from jobs.spark.counting import NEVER, Counting, groups, keyed, last_positive
+from jobs.spark.counting import DAY_BITS, NEVER, Counting, groups, keyed, last_positive
 from jobs.spark.histories import day_numbers, micros, number_of
 from validation import tables
 
 if TYPE_CHECKING:
     from jobs.spark.columns import ColumnsFunction
-
-_DAY_BITS = 20
 
 
 def packed_events(
@@ -42,7 +40,7 @@ def packed_events(
         ones, known = counting.ones(rows), micros(rows["known_ts"])
         day = day_numbers(rows["day"]).astype(np.int64)
         for entity, code, names in counting.keys(rows):
-            own = (code << _DAY_BITS) | day
+            own = (code << DAY_BITS) | day
             order = np.lexsort((known, own))
             start = _starts(own[order])
             sums = np.add.reduceat(ones[order], start, axis=0, dtype=np.int64)
@@ -102,7 +100,7 @@ def bucket_features(
         window.
     """
     (group,), keys = groups([rows := pa.concat_tables(parts)], len(counting.entities))
-    of = (group << _DAY_BITS) | day_numbers(rows["day"])
+    of = (group << DAY_BITS) | day_numbers(rows["day"])
     order = np.argsort(of, kind="stable")
     start = _starts(of[order])
     of = of[order][start]
@@ -115,13 +113,13 @@ def bucket_features(
         # A stored moment looks back over a window; it is of its day where that day counted any.
         counted = last_positive(sums[:, list(counting.counts).index(count)] > 0)
         lasts[name] = last, counted
-    everyone = np.unique(of >> _DAY_BITS)
+    everyone = np.unique(of >> DAY_BITS)
     schema = tables.entity_features(list(counting.counts), counting.windows_days, counting.recency)
     for day in days:
         number = number_of(day)
-        end = np.searchsorted(of, (everyone << _DAY_BITS) | number, side="right")
+        end = np.searchsorted(of, (everyone << DAY_BITS) | number, side="right")
         begin = {
-            window: np.searchsorted(of, (everyone << _DAY_BITS) | (number - window + 1))
+            window: np.searchsorted(of, (everyone << DAY_BITS) | (number - window + 1))
             for window in counting.windows_days
         }
         longest = begin[max(counting.windows_days)]

@@ -10,22 +10,20 @@ not count. Two shuffles: by key, where counts are looked up, and by impression, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from jobs.spark.buckets import chunks, each_bucket, gathered, scattered
-from jobs.spark.counting import NEVER, Counting, groups, keyed, last_positive
+from jobs.spark.counting import DAY_BITS, NEVER, Counting, groups, keyed, last_positive
 from jobs.spark.daily_counts import as_moments, moments, stored
 from jobs.spark.histories import day_numbers, micros
 from jobs.spark.searching import num_before
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-_DAY_BITS = 20
 
 
 def packed_increments(
@@ -45,9 +43,7 @@ def packed_increments(
             "at": pa.array(micros(rows["known_ts"])),
             **{f"num_{name}": pa.array(ones[:, n]) for n, name in enumerate(counting.counts)},
         }
-        for entity, code, names in counting.keys(rows):
-            table = keyed(entity, code, names, values).combine_chunks()
-            yield from scattered(table, buckets, "key")
+        yield from _once_per_entity(rows, values, counting, buckets)
 
 
 def packed_queries(
@@ -66,9 +62,18 @@ def packed_queries(
             "at": pa.array(micros(rows["event_ts"])),
             "impression_id": rows["impression_id"],
         }
-        for entity, code, names in counting.keys(rows):
-            table = keyed(entity, code, names, values).combine_chunks()
-            yield from scattered(table, buckets, "key")
+        yield from _once_per_entity(rows, values, counting, buckets)
+
+
+def _once_per_entity(
+    rows: pa.Table,
+    values: Mapping[str, pa.Array | pa.ChunkedArray],
+    counting: Counting,
+    buckets: int,
+) -> Iterator[pa.RecordBatch]:
+    for entity, code, names in counting.keys(rows):
+        table = keyed(entity, code, names, values).combine_chunks()
+        yield from scattered(table, buckets, "key")
 
 
 def packed_before(
@@ -117,7 +122,7 @@ def bucket_counts(
     sides = [pa.concat_tables(side) for side in (queries, events, before) if side]
     numbers, _ = groups(sides, len(counting.entities))
     of = [
-        (number << _DAY_BITS) | day_numbers(side["day"])
+        (number << DAY_BITS) | day_numbers(side["day"])
         for number, side in zip(numbers, sides, strict=True)
     ]
     asked, group = sides[0], of[0]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from jobs.config import REPOSITORY
 
@@ -125,3 +127,25 @@ def airflow_environment(root: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(root),
     }
+
+
+def describe(dag: str, home: Path, pool: str) -> dict[str, Any]:
+    """What a DAG's file declares, read in a process of its own.
+
+    Args:
+        dag: Name of the file.
+        home: An empty folder for Airflow.
+        pool: Which engine's pool is set, `SPARK` or `RAY`.
+    """
+    told = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "describe_graph.py"), dag],
+        env={
+            **airflow_environment(home),
+            "PYTHONPATH": str(REPOSITORY),
+            f"LAPIDARY_{pool}_POOL": pool.lower(),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(told.stdout.splitlines()[-1])

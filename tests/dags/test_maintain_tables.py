@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dags.common import RecipeOperator
-from jobs.config import REPOSITORY, with_overrides
+from jobs.config import with_overrides
 from jobs.recipes import RECIPES, kuairand
-from tests.dags.stubs import airflow_environment
+from tests.dags.stubs import describe
 
 HERE = Path(__file__).parent
 
@@ -21,18 +18,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the DAG file declares, read in a process of its own."""
-    told = subprocess.run(
-        [sys.executable, str(HERE / "describe_graph.py"), "maintain_tables"],
-        env={
-            **airflow_environment(tmp_path_factory.mktemp("home")),
-            "PYTHONPATH": str(REPOSITORY),
-            "LAPIDARY_SPARK_POOL": "spark",
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(told.stdout.splitlines()[-1])
+    return describe("maintain_tables", tmp_path_factory.mktemp("home"), "SPARK")
 
 
 def test_the_graph_is_one_task_that_shares_its_pool_with_spark(described):

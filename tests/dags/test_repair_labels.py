@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +10,9 @@ from typing import Any
 import pytest
 
 from dags.common import RecipeOperator
-from jobs.config import REPOSITORY, with_overrides
+from jobs.config import with_overrides
 from jobs.recipes import RECIPES, kuairand
-from tests.dags.stubs import airflow_environment
+from tests.dags.stubs import describe
 
 HERE = Path(__file__).parent
 LISTING = HERE / "repair_labels.txt"
@@ -24,19 +21,7 @@ LISTING = HERE / "repair_labels.txt"
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the DAG file declares, read in a process of its own."""
-    environment = {
-        **airflow_environment(tmp_path_factory.mktemp("home")),
-        "PYTHONPATH": str(REPOSITORY),
-        "LAPIDARY_SPARK_POOL": "spark",
-    }
-    told = subprocess.run(
-        [sys.executable, str(HERE / "describe_graph.py"), "repair_labels"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(told.stdout.splitlines()[-1])
+    return describe("repair_labels", tmp_path_factory.mktemp("home"), "SPARK")
 
 
 def test_parsing_loads_nothing_heavy(described):
