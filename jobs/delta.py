@@ -10,8 +10,6 @@ No Spark here: `jobs/spark/tables.py` writes and reads the files on a cluster.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import io
 import json
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema
@@ -34,6 +31,7 @@ from deltalake.transaction import (
 )
 from pyarrow import dataset
 
+from jobs.digests import arrow_digest
 from jobs.errors import ConfigError
 from jobs.parquet_files import add_action, files_dataset
 
@@ -405,38 +403,6 @@ def write_arrow_day(
     schema = rows.schema.append(pa.field("day", pa.date32()))
     expected = paths_by_day(table).get(day.isoformat(), set())
     return replace_day(uri, schema, record, expected), record
-
-
-def arrow_digest(rows: pa.Table) -> str:
-    """Hash of a table's names, types and values, in their order."""
-    # Taken anew: a slice, or what happens to lie under a null, would show in the bytes.
-    copy = rows.replace_schema_metadata(None).take(pa.array(np.arange(rows.num_rows)))
-    sink = _Hash()
-    with pa.PythonFile(sink, "w") as file, pa.ipc.new_stream(file, copy.schema) as writer:
-        for batch in copy.combine_chunks().to_batches():
-            writer.write_batch(batch)
-    return sink.hexdigest()[:32]
-
-
-class _Hash(io.RawIOBase):
-    """What is written to it is hashed, and kept nowhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._hash = hashlib.sha256()
-
-    def writable(self) -> bool:
-        """It takes bytes."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Hash them."""
-        self._hash.update(data)
-        return len(data)
-
-    def hexdigest(self) -> str:
-        """Hash of all that was written."""
-        return self._hash.hexdigest()
 
 
 def append(uri: str, rows: pa.Table) -> int:

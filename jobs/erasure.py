@@ -26,7 +26,7 @@ from jobs.command import log
 from jobs.config import Recipe
 from jobs.pins import Pins
 from jobs.table_files import delete_files, family_tables, table_files, version_paths
-from jobs.tracking import tag_trained
+from jobs.trained import tag_trained
 from jobs.user_rows import (
     People,
     UserRows,

@@ -7,11 +7,10 @@ commits and is not kept.
 
 from __future__ import annotations
 
-from jobs import tracking
 from jobs.config import Recipe
 from jobs.errors import ConfigError
 from jobs.promotions import read_ledger
-from jobs.tracking import Trained
+from jobs.trained import Trained, trained_versions
 
 Pins = dict[str, dict[int, list[Trained]]]
 """By table and version, the registered models that were trained on it."""
@@ -24,7 +23,7 @@ def read_pins(recipe: Recipe, home: str) -> Pins:
         ConfigError: A version does not say what it was trained on, or the registry lacks one of the
             family that serves or of the one that a rollback would bring back.
     """
-    trained = tracking.trained_versions(recipe, home)
+    trained = trained_versions(recipe, home)
     known = {(one.name, one.version) for one in trained}
     ledger = read_ledger(f"{home}/tables/{recipe.contract.name}/promotions")
     serving = ledger.champion

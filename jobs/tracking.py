@@ -11,7 +11,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RUN_TAG = "lapidary.run_id"
 MODEL_TAG = "lapidary.model"
 WEIGHTS_TAG = "weights_hash"
-_READ = "version_"
+READ_PARAM = "version_"
 """How a parameter begins that says which version of a table a run read."""
 NOTE_TAG = "mlflow.note.content"
 """Where MLflow keeps the description that a page shows, in Markdown."""
@@ -116,7 +116,7 @@ class Run:
             found.append(DatasetInput(dataset._to_mlflow_entity(), tags=[tag]))
         self.client.log_inputs(self.id, found)
         # MLflow drops a version 0 from a source.
-        self.params({f"{_READ}{name}": version for name, version in versions.items()})
+        self.params({f"{READ_PARAM}{name}": version for name, version in versions.items()})
 
 
 def start_parent(
@@ -456,56 +456,3 @@ def _mean_events(packed: Packed, ranker: Any) -> float:
     if ranker.history is None:
         return 0.0
     return float(packed.history_end.clip(max=ranker.history.max_events).mean())
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A registered version, and the table versions that it was trained on."""
-
-    name: str
-    version: str
-    inputs: dict[str, int]
-
-
-def trained_versions(recipe: Recipe, home: str) -> list[Trained]:
-    """Every registered version of a recipe's family.
-
-    Raises:
-        ConfigError: The run of one does not say which versions it read.
-    """
-    if recipe.resources.mlflow_uri is None and not (Path(home) / "mlflow" / "mlflow.db").is_file():
-        return []
-    client = _client(recipe, home)
-    experiment = client.get_experiment_by_name(recipe.contract.name)
-    found: list[Trained] = []
-    token = None
-    while experiment is not None:
-        page = client.search_model_versions(max_results=1000, page_token=token)
-        for version in page:
-            run = client.get_run(version.run_id) if version.run_id else None
-            if run is None or run.info.experiment_id != experiment.experiment_id:
-                continue
-            params = run.data.params
-            inputs = {
-                key.removeprefix(_READ): int(value)
-                for key, value in params.items()
-                if key.startswith(_READ) and value != "None"
-            }
-            if not inputs:
-                raise ConfigError(
-                    f"{version.name} version {version.version}: its run {version.run_id} does not "
-                    f"say which table versions it read ({_READ}<table>); found no such parameter; "
-                    "log them there, or delete the version from the registry"
-                )
-            found.append(Trained(version.name, str(version.version), inputs))
-        token = page.token
-        if not token:
-            break
-    return found
-
-
-def tag_trained(recipe: Recipe, home: str, trained: Trained, tags: Mapping[str, str]) -> None:
-    """Say something of a registered version outside of its retrain."""
-    client = _client(recipe, home)
-    for key, value in tags.items():
-        client.set_model_version_tag(trained.name, trained.version, key, value)

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from jobs.delta import arrow_digest
+from jobs.digests import arrow_digest
 from jobs.memory import PeakMemory
 
 LIBRARIES = ("pyspark", "duckdb", "pyarrow", "numpy", "deltalake")

@@ -18,7 +18,6 @@ from jobs import delta
 from jobs.delta import (
     StaleSnapshot,
     append_numbered,
-    arrow_digest,
     can_open,
     changed_days,
     day_files,
@@ -30,6 +29,7 @@ from jobs.delta import (
     read_days,
     write_arrow_day,
 )
+from jobs.digests import arrow_digest
 from jobs.errors import ConfigError
 from jobs.parquet_files import parquet_statistics
 from tests.jobs.samples import COMMIT

@@ -14,7 +14,7 @@ from jobs.delta import live_commits, open_table, paths_by_day, read_days
 from jobs.spark import compaction
 from jobs.spark.tables import write_days
 from jobs.table_files import table_files, trim_log
-from jobs.tracking import Trained
+from jobs.trained import Trained
 from tests.jobs.samples import COMMIT, recipe
 from tests.jobs.spark.frames import frame, utc
 

@@ -7,7 +7,7 @@ import pytest
 from jobs import pins, promotions
 from jobs.errors import ConfigError
 from jobs.pins import read_pins
-from jobs.tracking import Trained
+from jobs.trained import Trained
 from tests.jobs.samples import promotion, recipe
 
 OLD = Trained("shop-teacher", "1", {"examples": 4, "vocabulary": 2})
@@ -18,7 +18,7 @@ NEW = Trained("shop-teacher", "2", {"examples": 6, "vocabulary": 2})
 def registered(monkeypatch):
     """Registered versions of the family."""
     held = []
-    monkeypatch.setattr(pins.tracking, "trained_versions", lambda *_: held)
+    monkeypatch.setattr(pins, "trained_versions", lambda *_: held)
     return held
 
 

@@ -12,6 +12,7 @@ from jobs import tracking
 from jobs.errors import ConfigError
 from jobs.learners import learners, mark_stale, reaches, stale_notes
 from jobs.promotions import Ledger, Member, Promotion
+from jobs.trained import Trained, tag_trained, trained_versions
 from jobs.training import trainee
 from jobs.training.checkpoints import load_model
 from tests.jobs.training import samples
@@ -284,10 +285,10 @@ def test_registered_versions_say_which_table_versions_they_were_trained_on(apart
         run.inputs(apart, {"examples": 7, "vocabulary": 0, "none": None})
         run.inputs(apart, {"teacher_scores/x": 3})
         version, _ = tracking.register(run, name, trained[-1], "judged", {})
-    (found,) = tracking.trained_versions(apart, apart.home)
+    (found,) = trained_versions(apart, apart.home)
     inputs = {"examples": 7, "vocabulary": 0, "teacher_scores/x": 3}
-    assert found == tracking.Trained(name, version, inputs)
-    tracking.tag_trained(apart, apart.home, found, {"note": "x"})
+    assert found == Trained(name, version, inputs)
+    tag_trained(apart, apart.home, found, {"note": "x"})
     assert run.client.get_model_version(name, version).tags["note"] == "x"
 
 
@@ -296,7 +297,7 @@ def test_a_registered_version_that_does_not_say_what_it_read_is_refused(apart, n
         run.client.create_registered_model(name)
         run.client.create_model_version(name, "file:///nowhere", run.id)
     with pytest.raises(ConfigError, match=f"{name} version 1: its run {run.id} does not say which"):
-        tracking.trained_versions(apart, apart.home)
+        trained_versions(apart, apart.home)
 
 
 def test_versions_say_what_they_have_learnt_and_are_tagged_when_it_has_changed(config, client):

@@ -14,7 +14,7 @@ import pytest
 from jobs import build_tables, delta, erase_users, erasure, ingest_log
 from jobs.command import run_job, write_json
 from jobs.delta import live_commits, open_table, read_days
-from jobs.tracking import Trained
+from jobs.trained import Trained
 from tests.jobs.samples import COMMIT, run_config
 from tests.jobs.second_log.log import DAYS, TABLES, digests
 
