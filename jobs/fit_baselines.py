@@ -16,8 +16,9 @@ import numpy as np
 from jobs.command import JobSummary, log, main
 from jobs.config import RunConfig
 from jobs.pack_examples import open_packed
+from jobs.training.dense import smoothed_log_odds
 from jobs.training.evaluation import GateRows
-from jobs.training.inputs import Packed, smoothed_log_odds
+from jobs.training.inputs import Packed
 from jobs.training.reader import Reader
 
 FILE = "baselines.npz"
@@ -38,7 +39,7 @@ def run(config: RunConfig) -> JobSummary:
         fitted = max(fitted, len(learnt))
         y = packed.labels[learnt, t]
         predictions["base_rate"][:, t] = y.mean()
-        logits = smoothed_log_odds(packed.dense[rows], packed.spec, config.contract, task)
+        logits = smoothed_log_odds(packed.dense[rows], packed.spec.dense, config.contract, task)
         predictions["log_odds"][:, t] = 1.0 / (1.0 + np.exp(-logits))
         for name, predict in (("logistic", _logistic), ("trees", _trees)):
             if len(np.unique(y)) < 2:

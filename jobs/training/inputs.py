@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from jobs.contract import Features, LogContract
+from jobs.contract import LogContract
 from jobs.errors import ConfigError
 from jobs.training import content as item_content
 from jobs.training.content import ItemContent
+from jobs.training.dense import dense_features, dense_names, micros
 from jobs.training.item_attributes import ItemAttributes, attribute_rows
 from jobs.vocabulary import EVENT_TYPE, Vocabulary
 from model.batch import Batch, Timelines
-from validation import tables
 
 EVENT_FIELDS = {"item_id": "ad_id", "event_type": EVENT_TYPE, "surface": "surface"}
 """Categorical columns of every event in a timeline, and the embedding table each one reads."""
@@ -114,90 +114,6 @@ def input_spec(contract: LogContract, vocabulary: Vocabulary) -> InputSpec:
             task: len(contract.tasks[task].zipper_windows) for task in contract.zipper_tasks
         },
     )
-
-
-def dense_names(features: Features) -> list[str]:
-    """Names of the dense features, in order."""
-    names = list(features.numeric)
-    for entity in features.entities:
-        for window in features.windows_days:
-            names += [f"log_{entity}_{count}_{window}d" for count in features.counts]
-            names += [f"rate_{entity}_{count}_{window}d" for count in features.rates]
-    for count, entities in features.recency.items():
-        for entity in entities:
-            names += [f"log_age_{entity}_{count}", f"never_{entity}_{count}"]
-    return names
-
-
-def dense_features(examples: pa.Table, features: Features) -> np.ndarray:
-    """Dense features of examples.
-
-    A count n is read as log(1 + n). A rate is read as the log-odds of (c + a p) / (n + a), where c
-    of n had the outcome, a is `rate_prior_strength`, and p is the same rate of the prior entity
-    over its longest window, as known at the impression. The moment of a last event is read as
-    log(1 + t), t the minutes from it to the impression and NaN where there was none, and as
-    whether there was none. A number x is read as sign(x) log(1 + |x|); a missing one stays NaN.
-
-    Returns:
-        float32, rows x features, in the order of `dense_names`.
-    """
-
-    def count(entity: str, name: str, window: int) -> np.ndarray:
-        return examples[f"{entity}_{name}_{window}d"].to_numpy().astype(np.float64)
-
-    longest, strength = max(features.windows_days), features.rate_prior_strength
-    prior = {}
-    for name, shown in features.rates.items():
-        c, n = (count(features.prior_entity, x, longest) for x in (name, shown))
-        prior[name] = np.minimum((c + 0.5) / (n + 1.0), 1.0 - 1e-3)
-    columns = []
-    for name in features.numeric:
-        values = examples[name].to_numpy(zero_copy_only=False).astype(np.float64)
-        columns.append(np.sign(values) * np.log1p(np.abs(values)))
-    for entity in features.entities:
-        for window in features.windows_days:
-            columns += [np.log1p(count(entity, name, window)) for name in features.counts]
-            for name, shown in features.rates.items():
-                p = prior[name]
-                c, n = count(entity, name, window), count(entity, shown, window)
-                rate = (np.minimum(c, n) + strength * p) / (n + strength)
-                columns.append(np.log(rate) - np.log1p(-rate))
-    shown_us = _micros(examples["event_ts"])
-    for name in tables.recency_columns(features.recency):
-        never = examples[name].is_null().to_numpy()
-        age = shown_us - _micros(pc.fill_null(examples[name], examples["event_ts"]))
-        minutes = np.where(never, np.nan, age / (60.0 * _MICROSECONDS))
-        columns += [np.log1p(minutes), never.astype(np.float64)]
-    return np.stack(columns, axis=1).astype(np.float32)
-
-
-def smoothed_log_odds(
-    dense: np.ndarray, spec: InputSpec, contract: LogContract, task: str
-) -> np.ndarray:
-    """The counting baseline: log-odds of surface, item and user rates, added.
-
-    logit p = logit p_0 + sum over e of (logit p_e - logit p_0), every rate as known at the
-    impression, p_0 the prior entity's and p_e smoothed towards it.
-
-    Args:
-        dense: Dense features.
-        spec: Names of them.
-        contract: Says which count a task's outcomes are.
-        task: The task.
-
-    Returns:
-        Logits (natural log-odds).
-    """
-    features = contract.features
-    count = contract.rate_of(contract.tasks[task])
-    longest = max(features.windows_days)
-
-    def rate(entity: str) -> np.ndarray:
-        return dense[:, spec.dense.index(f"rate_{entity}_{count}_{longest}d")].astype(np.float64)
-
-    own = {tuple(key): entity for entity, key in features.entities.items()}
-    prior = rate(features.prior_entity)
-    return prior + sum(rate(own[(key,)]) - prior for key in ("surface", "ad_id", "user_id"))
 
 
 class Packed:
@@ -392,8 +308,8 @@ def pack(
         ),
         "dense": dense_features(examples, contract.features),
         "labels": _stack(examples, [f"label_{t}" for t in spec.tasks], np.float32),
-        "mature_us": np.stack([_micros(examples[f"mature_ts_{t}"]) for t in spec.tasks], axis=1),
-        "event_us": _micros(examples["event_ts"]),
+        "mature_us": np.stack([micros(examples[f"mature_ts_{t}"]) for t in spec.tasks], axis=1),
+        "event_us": micros(examples["event_ts"]),
         "user": _codes(examples["user_id"]),
         "domain": _positions(examples["domain"], spec.domains).astype(np.int8),
         "vertical": _positions(pa.chunked_array([places]), spec.verticals).astype(np.int16),
@@ -437,7 +353,7 @@ def _zipper(
         if not task.zipper_windows:
             continue
         (labels[:, index],) = _stack(examples, [f"zipper_label_{name}"], np.float32).T
-        mature_us[:, index] = _micros(examples[f"zipper_mature_ts_{name}"])
+        mature_us[:, index] = micros(examples[f"zipper_mature_ts_{name}"])
         seconds = sorted((int(w.total_seconds()) for w in task.zipper_windows), reverse=True)
         found = pc.index_in(
             examples[f"zipper_seconds_{name}"], value_set=pa.array(seconds, pa.int32())
@@ -472,7 +388,7 @@ def _events(
         "event_dense": np.stack([np.log1p(np.maximum(values, 0.0)), synthetic], axis=1).astype(
             np.float32
         ),
-        "event_us_flat": _micros(flat("event_ts")),
+        "event_us_flat": micros(flat("event_ts")),
     }
 
 
@@ -494,10 +410,6 @@ def _stack(table: pa.Table, names: Sequence[str], kind: type) -> np.ndarray:
     return np.stack(
         [pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy() for name in names], axis=1
     ).astype(kind)
-
-
-def _micros(column: pa.ChunkedArray) -> np.ndarray:
-    return column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:

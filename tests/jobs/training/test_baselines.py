@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from jobs import fit_baselines
-from jobs.training.inputs import smoothed_log_odds
+from jobs.training.dense import smoothed_log_odds
 from tests.jobs.training import samples
 
 
@@ -52,7 +52,9 @@ def test_the_simple_baselines_are_what_they_say(tmp_path, world):
     for t, task in enumerate(("click", "buy")):
         rate = packed.labels[learnt[:, t], t].mean()
         np.testing.assert_allclose(found["base_rate"][:, t], rate, rtol=1e-6)
-        logits = smoothed_log_odds(packed.dense[found["rows"]], packed.spec, config.contract, task)
+        logits = smoothed_log_odds(
+            packed.dense[found["rows"]], packed.spec.dense, config.contract, task
+        )
         np.testing.assert_allclose(found["log_odds"][:, t], 1 / (1 + np.exp(-logits)), rtol=1e-5)
 
 

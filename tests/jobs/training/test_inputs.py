@@ -11,7 +11,8 @@ import torch
 
 from jobs.errors import ConfigError
 from jobs.training import inputs
-from jobs.training.inputs import Packed, pack, smoothed_log_odds
+from jobs.training.dense import dense_features, dense_names, smoothed_log_odds
+from jobs.training.inputs import Packed, pack
 from jobs.vocabulary import EVENT_TYPE
 from tests.jobs.training import samples
 
@@ -50,7 +51,7 @@ def sort_key(row):
 
 
 def test_dense_features_equal_a_plain_loop(rows):
-    actual = inputs.dense_features(rows.examples, samples.contract().features)
+    actual = dense_features(rows.examples, samples.contract().features)
     for row, values in zip(rows.examples.to_pylist(), actual, strict=True):
         expected = [math.nan if row["seconds"] is None else math.log(1 + row["seconds"])]
         for entity in ("all", "user", "ad", "surface"):
@@ -78,8 +79,8 @@ def test_a_last_moment_is_read_as_log_minutes_and_whether_there_was_one(rows):
         ]
         column = pa.array(moments, pa.timestamp("us", "UTC"))
         examples = examples.append_column(f"{entity}_click_last_ts", column)
-    names = inputs.dense_names(features)
-    dense = inputs.dense_features(examples, features)
+    names = dense_names(features)
+    dense = dense_features(examples, features)
     assert names[-4:] == [
         "log_age_user_click",
         "never_user_click",
@@ -97,10 +98,10 @@ def test_a_last_moment_is_read_as_log_minutes_and_whether_there_was_one(rows):
 
 def test_the_strength_of_the_prior_is_the_contracts(rows):
     near, far = (
-        inputs.dense_features(rows.examples, samples.contract(**changed).features)
+        dense_features(rows.examples, samples.contract(**changed).features)
         for changed in ({"rate_prior_strength": 1e-6}, {"rate_prior_strength": 1e9})
     )
-    names = inputs.dense_names(samples.contract().features)
+    names = dense_names(samples.contract().features)
     own, prior = names.index("rate_ad_click_7d"), names.index("rate_all_click_7d")
     c, n = (rows.examples[f"ad_{name}_7d"].to_numpy() for name in ("click", "shown"))
     np.testing.assert_allclose(near[:, own], np.log(c / (n - c)), rtol=1e-4)
@@ -109,7 +110,7 @@ def test_the_strength_of_the_prior_is_the_contracts(rows):
 
 def test_names_of_dense_features_are_in_their_order(rows):
     features = samples.contract().features
-    names = inputs.dense_names(features)
+    names = dense_names(features)
     assert names[:6] == [
         "seconds",
         "log_all_shown_1d",
@@ -119,7 +120,7 @@ def test_names_of_dense_features_are_in_their_order(rows):
         "rate_all_buy_1d",
     ]
     shown = rows.examples["ad_shown_7d"].to_numpy()
-    column = inputs.dense_features(rows.examples, features)[:, names.index("log_ad_shown_7d")]
+    column = dense_features(rows.examples, features)[:, names.index("log_ad_shown_7d")]
     np.testing.assert_allclose(column, np.log1p(shown), rtol=1e-6)
 
 
@@ -129,9 +130,7 @@ def test_a_negative_number_keeps_its_sign(rows):
         "seconds",
         pa.array([-7.0] * rows.examples.num_rows),
     )
-    assert inputs.dense_features(low, samples.contract().features)[0, 0] == pytest.approx(
-        -math.log(8)
-    )
+    assert dense_features(low, samples.contract().features)[0, 0] == pytest.approx(-math.log(8))
 
 
 def test_a_rate_stays_finite_where_outcomes_outnumber_impressions(rows):
@@ -139,7 +138,7 @@ def test_a_rate_stays_finite_where_outcomes_outnumber_impressions(rows):
     for name in ("user_click_1d", "all_click_7d"):
         column = pa.array([10_000] * more.num_rows)
         more = more.set_column(more.column_names.index(name), name, column)
-    assert np.isfinite(inputs.dense_features(more, samples.contract().features)[:, 1:]).all()
+    assert np.isfinite(dense_features(more, samples.contract().features)[:, 1:]).all()
 
 
 def test_smoothed_log_odds_by_hand(packed):
@@ -151,7 +150,7 @@ def test_smoothed_log_odds_by_hand(packed):
     for entity, rate in rates.items():
         dense[0, packed.spec.dense.index(f"rate_{entity}_buy_7d")] = odds(rate)
     expected = odds(0.2) + odds(0.3) + odds(0.05) - 2 * odds(0.1)
-    actual = smoothed_log_odds(dense, packed.spec, samples.contract(), "buy")
+    actual = smoothed_log_odds(dense, packed.spec.dense, samples.contract(), "buy")
     assert actual == pytest.approx([expected], abs=1e-6)
 
 
