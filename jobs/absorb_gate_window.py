@@ -19,7 +19,7 @@ import torch
 
 from jobs import tracking
 from jobs.command import JobSummary, main, write_json
-from jobs.config import RunConfig, Trial
+from jobs.config import RunConfig
 from jobs.errors import GateFailed
 from jobs.family import TWIN, stage_folder, teacher_name
 from jobs.gating import gate as hold
@@ -39,6 +39,7 @@ from jobs.training.students import (
     teacher_scores,
 )
 from jobs.training.teacher import TeacherJob, teacher_reader
+from jobs.training_settings import Trial
 from model.ranker import Student
 
 METRICS = "metrics_absorbed.json"

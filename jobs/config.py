@@ -20,10 +20,8 @@ from pydantic import Field, model_validator
 from jobs.contract import LogContract, load_contract
 from jobs.errors import ConfigError
 from jobs.settings import Settings, checked
+from jobs.training_settings import Student, Training
 from model.heads_config import ChainConfig
-from model.interaction.config import Interaction
-from model.sequence.config import Downstream, TargetAttentionConfig
-from model.sequence_config import InterFormerConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """The repository's root: the one import root."""
@@ -74,139 +72,6 @@ class Timeline(Settings):
                 f"{self.sampling.recent}"
             )
         return self
-
-
-class LongSequence(Settings):
-    """The upstream: parallel transformers over whole timelines, shared by all impressions."""
-
-    windows: tuple[int | None, ...] = Field(default=(None,), min_length=1)
-    """Tokens that a token of each branch attends to, itself included; null for all before it."""
-    num_stages: int = Field(ge=1)
-    """Stages; the branches merge after each, and there are fewer tokens in the next."""
-    layers_per_stage: int = Field(default=1, ge=1)
-    reduction: int = Field(default=2, ge=2)
-    """Tokens that become one between two stages."""
-    ffn_hidden: int = Field(ge=1)
-    num_summary_tokens: int = Field(default=2, ge=1)
-    """Summary tokens of each branch."""
-
-
-class Network(Settings):
-    """Sizes of a model. Symbols as in `model/config.py`."""
-
-    width: int = Field(ge=4)
-    """D."""
-    table_dim: int = Field(ge=1)
-    """Columns of every embedding table."""
-    num_dense_tokens: int = Field(ge=1)
-    """Tokens that the dense features become."""
-    dense_hidden: int | None = Field(ge=1)
-    """Hidden width of the MLP that makes the dense tokens; null for a linear map."""
-    interaction: Interaction
-    """The interaction stack, chosen by its `kind`."""
-    head_hidden: tuple[int, ...]
-    domain_heads: Literal["whole", "final_layer"] = "whole"
-    """Whether a domain has whole heads of its own, or a final layer on hidden layers of all."""
-    zipper: bool = False
-    """Whether a label is learnt under the window that its impression was assigned (Lattice), by
-    heads of that window; the longest is served and judged. Of all models of a family or of none."""
-    chain: ChainConfig | None = None
-    """Click and conversion as one chain (ESMM); tasks that stand alone if left out. Without a click
-    nothing should convert: give the conversion's task `attribution: click_through`."""
-    num_heads: int = Field(default=2, ge=1)
-    """H of the attention over the timeline."""
-    num_summary_tokens: int = Field(default=2, ge=1)
-    """S."""
-    num_events: int | None = None
-    """Events read of the timeline; all N if left out; 0 for a model without history."""
-    content: bool = False
-    """Whether the vectors of content are read: the ad's as a token, and every event's item's."""
-    downstream: Downstream = TargetAttentionConfig()
-    """How the candidate reads the latest events, chosen by its `kind`."""
-    upstream: LongSequence | None = None
-    """The long sequence, which reads whole timelines; none if left out."""
-    interformer: InterFormerConfig | None = None
-    """The interleaving of sequence and features in every layer; none if left out."""
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _reads_a_history(self) -> Network:
-        reads = self.upstream or self.interformer or self.downstream != TargetAttentionConfig()
-        if self.num_events == 0 and reads:
-            raise ValueError(
-                "network.num_events: downstream, upstream and interformer read a history; found 0 "
-                "events; leave num_events out, or leave them out"
-            )
-        return self
-
-
-class Trial(Settings):
-    """One setting of what tuning may change."""
-
-    lr_dense: float = Field(gt=0)
-    """Adam's learning rate."""
-    lr_sparse: float = Field(gt=0)
-    """Row-wise AdaGrad's learning rate, for embedding tables."""
-    weight_decay: float = Field(default=0.0, ge=0)
-
-
-class Debiasing(Settings):
-    """A loss that corrects a chain's conversions for who clicked (ESCM²-IPS)."""
-
-    weight: float = Field(gt=0)
-    """Weight beside the loss of the labels."""
-    max_weight: float = Field(default=20.0, ge=1)
-    """c: largest inverse propensity of a click."""
-
-
-class Training(Settings):
-    """How a model is trained: one pass in time order."""
-
-    network: Network
-    batch_size: int = Field(ge=1)
-    """B, over all workers together."""
-    trials: tuple[Trial, ...] = Field(min_length=1)
-    """Settings tried on a first run; the best by the NE of labels before they are learnt, over the
-    last day of training, is kept for the family's life. The gate window takes no part."""
-    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
-    """Share of a first run's steps over which the learning rates rise linearly."""
-    average_rows: int = Field(default=16_000, ge=1)
-    """Rows over which the average of the dense weights reaches back; the average is served."""
-    clip_norm: float = Field(default=1.0, gt=0)
-    """Gradient norm at which dense gradients are clipped."""
-    debiasing: Debiasing | None = None
-    """Beside the loss of a chain; none if left out."""
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _debiases_a_chain(self) -> Training:
-        if self.debiasing and self.network.chain is None:
-            raise ValueError(
-                "debiasing: it corrects the conversions of network.chain; found no chain; declare "
-                "one, or leave debiasing out"
-            )
-        return self
-
-
-class Distillation(Settings):
-    """What a student learns from its teacher's scores, in the shape of EasyRec's `kd` block."""
-
-    weight: float = Field(default=1.0, ge=0)
-    """w: weight of the soft-label loss of each task."""
-    amplification: float = Field(default=1.0, gt=0)
-    """alpha: the soft label is min(1, alpha * score)."""
-    gradient_scale: float = Field(default=1.0, ge=0)
-    """beta: scale of the distillation gradient that enters the shared backbone."""
-    temperature: float = Field(default=1.0, gt=0)
-    adapter: bool = True
-    """Whether a Student Adapter refits the teacher's scores to the newest outcomes."""
-
-
-class Student(Settings):
-    """A student model and how it is taught."""
-
-    training: Training
-    distillation: Distillation = Distillation()
 
 
 class Gates(Settings):

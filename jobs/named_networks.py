@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from jobs.config import LongSequence, Network
 from jobs.settings import Settings
+from jobs.training_settings import LongSequence, Network
 from model.interaction.config import (
     CrossLayerConfig,
     DcnV2Config,

@@ -8,21 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date
 
-from jobs.config import (
-    REPOSITORY,
-    Gates,
-    Network,
-    Recipe,
-    Resources,
-    Student,
-    Timeline,
-    Training,
-    Trial,
-    Windows,
-    lapidary_home,
-)
+from jobs.config import REPOSITORY, Gates, Recipe, Resources, Timeline, Windows, lapidary_home
 from jobs.contract import load_contract
 from jobs.errors import ConfigError
+from jobs.training_settings import Network, Student, Training, Trial
 from model.interaction.config import WukongConfig
 
 # A JVM that lives for a minute: its thorough compiler would cost more than it gains.

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.command import log
-from jobs.config import Plan, Recipe, Training
+from jobs.config import Plan, Recipe
 from jobs.errors import ConfigError
+from jobs.training_settings import Training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jobs import tracking
 from jobs.command import JobSummary, log, main
-from jobs.config import RunConfig, Trial
+from jobs.config import RunConfig
 from jobs.family import parent_folder, segment_folder, stage_folder, teacher_name
 from jobs.pack_examples import open_packed
 from jobs.training.checkpoints import copy_checkpoint, read_card
@@ -22,6 +22,7 @@ from jobs.training.reader import Reader
 from jobs.training.segments import training_segments
 from jobs.training.teacher import TeacherJob, teacher_reader
 from jobs.training.trainee import SegmentResult, log_result, recent_ne, save, train
+from jobs.training_settings import Trial
 
 
 def run(config: RunConfig) -> JobSummary:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from jobs.config import Debiasing, Trial
 from jobs.errors import ConfigError
 from jobs.training.reader import Piece
+from jobs.training_settings import Debiasing, Trial
 from model import losses
 from model.config import RankerConfig
 from model.conversion import inverse_propensity_loss

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from jobs.config import Distillation, LongSequence, Network, Timeline
+from jobs.config import Timeline
 from jobs.errors import ConfigError
 from jobs.training.inputs import InputSpec
+from jobs.training_settings import Distillation, LongSequence, Network
 from model.config import (
     DistillationConfig,
     FieldConfig,

@@ -16,7 +16,7 @@ import torch
 
 from jobs import tracking
 from jobs.command import JobSummary, log, read_summary
-from jobs.config import RunConfig, Student, Trial
+from jobs.config import RunConfig
 from jobs.family import (
     TWIN,
     domain_name,
@@ -37,6 +37,7 @@ from jobs.training.reader import Reader
 from jobs.training.scoring import read_scores, score_out_of_sample
 from jobs.training.segments import Segment, training_segments
 from jobs.training.trainee import SegmentResult, recent_ne
+from jobs.training_settings import Student, Trial
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.config import RunConfig, Trial
+from jobs.config import RunConfig
 from jobs.family import teacher_name
 from jobs.training import trainee
 from jobs.training.checkpoints import Card
@@ -18,6 +18,7 @@ from jobs.training.loop import Learner
 from jobs.training.networks import ranker_config
 from jobs.training.reader import Reader
 from jobs.training.segments import Segment
+from jobs.training_settings import Trial
 
 CHECKPOINT_STEPS = 500
 """Batches between checkpoints within a segment."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from jobs.command import log
-from jobs.config import RunConfig, Training, Trial
+from jobs.config import RunConfig
 from jobs.errors import ConfigError
 from jobs.training.checkpoints import (
     Card,
@@ -25,6 +25,7 @@ from jobs.training.checkpoints import (
 from jobs.training.loop import Learner, Progress
 from jobs.training.reader import Reader
 from jobs.training.segments import Segment
+from jobs.training_settings import Training, Trial
 from model.config import RankerConfig
 from model.optim import WeightAverage, build_optimizers
 from model.ranker import Ranker, Student

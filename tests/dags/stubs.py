@@ -27,6 +27,7 @@ _LIGHT = (
     "feeds",
     "recipes",
     "settings",
+    "training_settings",
 )
 _LIGHT_CONTENT = ("__init__", "settings")
 _JOB = """\

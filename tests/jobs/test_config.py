@@ -12,7 +12,6 @@ from jobs.command import write_json
 from jobs.config import (
     Recipe,
     RunConfig,
-    Trial,
     day_of,
     day_start,
     days_between,
@@ -23,6 +22,7 @@ from jobs.config import (
 )
 from jobs.errors import ConfigError
 from jobs.recipes import RECIPES, kuairand, named_recipe
+from jobs.training_settings import Trial
 from model.interaction.config import MlpConfig
 from tests.jobs.samples import DAY, raw_contract, recipe, run_config
 

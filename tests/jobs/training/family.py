@@ -19,13 +19,14 @@ from jobs import (
     train_vertical_student,
 )
 from jobs.command import JobSummary, read_summary, run_job, write_json
-from jobs.config import Gates, Plan, RunConfig, Student, Trial
+from jobs.config import Gates, Plan, RunConfig
 from jobs.family import verticals
 from jobs.pack_examples import open_packed
 from jobs.training import ray_loop, segments, trainee
 from jobs.training.ray_loop import save_watched, watched_folder
 from jobs.training.reader import Reader
 from jobs.training.teacher import TeacherJob, teacher_reader
+from jobs.training_settings import Student, Trial
 from jobs.vocabulary import Vocabulary
 from tests.jobs.training import samples
 

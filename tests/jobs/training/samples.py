@@ -14,19 +14,7 @@ import pyarrow as pa
 import torch
 
 from jobs.command import write_json
-from jobs.config import (
-    Distillation,
-    Network,
-    Plan,
-    RunConfig,
-    RunContext,
-    Student,
-    Timeline,
-    Training,
-    Trial,
-    day_of,
-    day_start,
-)
+from jobs.config import Plan, RunConfig, RunContext, Timeline, day_of, day_start
 from jobs.contract import LogContract
 from jobs.training import trainee
 from jobs.training.checkpoints import Card
@@ -36,6 +24,7 @@ from jobs.training.reader import Reader
 from jobs.training.segments import Segment
 from jobs.training.students import domain_plan, student_card
 from jobs.training.teacher import TeacherJob, teacher_reader
+from jobs.training_settings import Distillation, Network, Student, Training, Trial
 from jobs.vocabulary import EVENT_TYPE, Vocabulary
 from model.batch import Batch
 from model.interaction.config import WukongConfig

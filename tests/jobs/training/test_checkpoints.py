@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from jobs.config import Distillation, Student
 from jobs.errors import ConfigError
 from jobs.training import checkpoints, trainee
 from jobs.training.checkpoints import (
@@ -19,6 +18,7 @@ from jobs.training.checkpoints import (
     read_card,
     weights_hash,
 )
+from jobs.training_settings import Distillation, Student
 from tests.jobs.training import samples
 
 FIRST, SECOND = samples.segments(*samples.days(1.5, 2.5))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.config import Debiasing, Student, Trial
 from jobs.errors import ConfigError
 from jobs.training.loop import Progress
 from jobs.training.loop import _distillation as distillation
 from jobs.training.segments import Segment
 from jobs.training.students import domain_plan, student_reader
+from jobs.training_settings import Debiasing, Student, Trial
 from model import losses, metrics
 from model.heads_config import ChainConfig
 from tests.jobs.training import samples

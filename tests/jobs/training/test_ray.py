@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.config import Resources, RunConfig, Trial
+from jobs.config import Resources, RunConfig
 from jobs.errors import ConfigError
 from jobs.training import ray_loop, trainee
 from jobs.training.checkpoints import load_checkpoint, read_card
@@ -21,6 +21,7 @@ from jobs.training.reader import Reader
 from jobs.training.segments import Segment
 from jobs.training.teacher import TeacherJob
 from jobs.training.trainee import SegmentResult
+from jobs.training_settings import Trial
 from tests.jobs.training import dying, samples
 
 MARK = "LAPIDARY_TEST_MARK"

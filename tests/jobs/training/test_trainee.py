@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.config import LongSequence, Trial
 from jobs.errors import ConfigError
 from jobs.training import trainee
 from jobs.training.checkpoints import load_model, weights_hash
@@ -16,6 +15,7 @@ from jobs.training.scoring import predict
 from jobs.training.segments import Segment
 from jobs.training.students import domain_plan, student_reader
 from jobs.training.trainee import SegmentResult, recent_ne
+from jobs.training_settings import LongSequence, Trial
 from model import metrics
 from model.sequence_config import InterFormerConfig
 from tests.jobs.training import samples

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from jobs.config import Student, day_of
+from jobs.config import day_of
 from jobs.contract import LogContract
 from jobs.family import teacher_name
 from jobs.training.evaluation import gate_rows
 from jobs.training.segments import Segment
 from jobs.training.students import domain_plan, student_reader
 from jobs.training.teacher import teacher_reader
+from jobs.training_settings import Student
 from tests.jobs.training import family, samples
 
 SHORT, LONG = timedelta(minutes=10), samples.WINDOWS["click"]
