@@ -130,6 +130,7 @@ def student_reader(
         whole_timelines=network.upstream is not None,
         content=network.content,
         zipper=network.zipper,
+        device=config.resources.device,
     )
 
 
