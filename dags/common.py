@@ -162,7 +162,8 @@ class RecipeOperator(JobOperator):
 class ResolveConfig(JobOperator):
     """Run `resolve_config`: the one job that is told a day instead of a configuration.
 
-    Its XComs are what later tasks ask for: `config`, `day`, `domains`, `verticals`, `ready`.
+    Its XComs are what later tasks ask for: `config`, `day`, `domains`, `verticals`,
+    `direct_verticals`, `ready`.
     """
 
     def __init__(self, **kwargs: Any) -> None:

@@ -1,8 +1,11 @@
 """Retrain the whole model family on one day of the log.
 
 The raw log becomes tables, the tables teach the **teacher**, the teacher's scores teach the
-**domain students**, and both teach the **vertical students**. Gates stand at every hand-over. A
-family that passes the last one takes one more pass over the gate window and is promoted as a set.
+**domain students** and the verticals that `teachers` names, and domain students the other
+**vertical students**. Gates stand at every hand-over. A family that passes the last one takes one
+more pass over the gate window and is promoted **whole or not at all**: a member kept from the
+champion would lack labels that no later run teaches. A student that fails stops no other but those
+that it teaches; clear its task, and the family goes on.
 
 | When | Which day is retrained |
 | --- | --- |
@@ -27,7 +30,8 @@ import os
 from datetime import timedelta
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import Param, TaskGroup, chain, dag, task
+from airflow.sdk import Param, TaskGroup, XComArg, chain, dag, task
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
 from dags.common import (
@@ -106,21 +110,28 @@ def daily_retrain() -> None:
             JobOperator(task_id="score_teacher"),
         )
 
+    def train(job: str, students: XComArg) -> MappedOperator:
+        return JobOperator.partial(task_id=job, map_index_template=STUDENT).expand(student=students)
+
     with TaskGroup("students", tooltip="Distil, domains first", prefix_group_id=False) as students:
         domains = list_students.override(task_id="list_domains")("domains")
-        verticals = list_students.override(task_id="list_verticals")("verticals")
-        domain = JobOperator.partial(
-            task_id="train_domain_student", map_index_template=STUDENT
-        ).expand(student=domains)
-        vertical = JobOperator.partial(
-            task_id="train_vertical_student", map_index_template=STUDENT
-        ).expand(student=verticals)
+        domain = train("train_domain_student", domains)
+        # The verticals of a domain whose student has failed say so; those of the others are taught.
+        verticals = list_students.override(
+            task_id="list_verticals", trigger_rule="all_done_min_one_success"
+        )("verticals")
+        vertical = train("train_vertical_student", verticals)
         chain(domain, verticals)
+        with TaskGroup("direct", tooltip="Verticals that the teacher teaches"):
+            listed = list_students.override(task_id="list_verticals")("direct_verticals")
+            direct = train("train_vertical_student", listed)
 
     with TaskGroup("promotion", tooltip="Judge, promote", prefix_group_id=False) as promotion:
         promote = JobOperator(task_id="promote_family")
+        # There may be no vertical of one kind.
+        judge = GateOperator(task_id="judge_family", trigger_rule="none_failed_min_one_success")
         chain(
-            GateOperator(task_id="judge_family"),
+            judge,
             JobOperator(task_id="absorb_gate_window", pool=RAY),
             promote,
         )
@@ -131,8 +142,9 @@ def daily_retrain() -> None:
     report = JobOperator(task_id="write_report").as_teardown(on_failure_fail_dagrun=True)
 
     chain(resolve, wait, tables, teacher, students, promotion, retrained)
+    chain(domain, judge)
     # The report waits for all that may still run when something else has failed.
-    chain([baselines, domain, vertical, promote], report)
+    chain([baselines, domain, vertical, direct, promote], report)
 
 
 daily_retrain()

@@ -180,12 +180,32 @@ class Recipe(Settings):
     teacher: Training
     domain_student: Student
     vertical_student: Student
+    teachers: dict[str, Literal["domain", "teacher"]] = {}
+    """Whom a vertical student, named `<domain>-<vertical>`, learns from: its domain student, as all
+    do that are left out, or straight from the teacher."""
     gates: Gates = Gates()
     resources: Resources = Resources()
     maintenance: Maintenance = Maintenance()
     scaling_law: ScalingLaw = ScalingLaw()
     log_uri: str
     """Folder of the raw log."""
+
+    @model_validator(mode="after")
+    def _students_are_taught(self) -> Recipe:
+        known = [f"{d}-{v}" for d, own in self.contract.domains.items() for v in own.verticals]
+        if unknown := sorted(set(self.teachers) - set(known)):
+            raise ValueError(
+                f"teachers: keys are verticals, one of {known}; found {unknown}; correct the names"
+            )
+        for name in ("domain_student", "vertical_student"):
+            terms = getattr(self, name).distillation.terms
+            tasks = {task for term in terms for task in term.tasks}
+            if unknown := sorted(tasks - set(self.contract.tasks)):
+                raise ValueError(
+                    f"{name}.distillation.terms: tasks are those of the contract, "
+                    f"{list(self.contract.tasks)}; found {unknown}; correct the names"
+                )
+        return self
 
     @model_validator(mode="after")
     def _zipper_fits(self) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,18 @@ def verticals(contract: LogContract) -> list[str]:
     return [f"{d}-{v}" for d, domain in contract.domains.items() for v in domain.verticals]
 
 
+def is_direct(config: Recipe, vertical: str) -> bool:
+    """Whether a `<domain>-<vertical>` learns straight from the teacher."""
+    return config.teachers.get(vertical) == "teacher"
+
+
+def scorer_name(config: Recipe, vertical: str) -> str:
+    """Registered name of the model that a `<domain>-<vertical>` learns from."""
+    if is_direct(config, vertical):
+        return teacher_name(config)
+    return domain_name(config, vertical.split("-", 1)[0])
+
+
 def student_names(config: Recipe) -> list[str]:
     """Registered names of all students, domains first."""
     domains = [domain_name(config, domain) for domain in config.contract.domains]
@@ -65,19 +78,33 @@ def opponent(config: RunConfig) -> Promotion | None:
 
 def opponent_folder(config: RunConfig, name: str) -> Path | None:
     """Checkpoint of the opponent's model; None if it has none of that name."""
-    return _member_folder(config, opponent(config), name)
+    return member_folder(config, opponent(config), name)
 
 
 def parent_folder(config: RunConfig, name: str) -> Path | None:
     """Checkpoint that a model starts from; None on a first run or for a new model."""
-    if config.plan.parent is None:
-        return None
-    return _member_folder(
-        config, read_ledger(config.table("promotions")).row(config.plan.parent), name
-    )
+    families = earlier_families(config)
+    return member_folder(config, families[-1], name) if families else None
 
 
-def _member_folder(config: RunConfig, family: Promotion | None, name: str) -> Path | None:
+def earlier_families(config: RunConfig) -> list[Promotion]:
+    """The parent and the families that served before it, the oldest first, without what was rolled
+    back."""
+    found, number = [], config.plan.parent
+    ledger = read_ledger(config.table("promotions"))
+    while number is not None:
+        found.insert(0, ledger.row(number))
+        number = found[0].previous
+    return found
+
+
+def trained_from(config: RunConfig, name: str) -> datetime | None:
+    """UTC: what a model's parent had learnt; None where its training begins with the log."""
+    return None if parent_folder(config, name) is None else config.plan.trained_from
+
+
+def member_folder(config: RunConfig, family: Promotion | None, name: str) -> Path | None:
+    """Checkpoint of a member of a promoted family; None if it has none of that name."""
     if family is None or name not in family.members:
         return None
     uri = family.members[name].uri

@@ -132,7 +132,10 @@ class _Pool:
 def _judge_student(
     config: RunConfig, plan: StudentPlan, packed: Packed, pool: _Pool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Figures of a student, its comparison with its twin, and its reliability curves."""
+    """Figures of a student, its comparison with its twin, and its reliability curves.
+
+    The teacher of the comparison is the family's, also for a student that learns from another.
+    """
     teacher = read_scores(config, teacher_name(config), packed, plan.tasks)
     reader = student_reader(config, plan, packed, None)
     gate = gate_rows(reader, gate_segment(config.plan))
@@ -154,6 +157,8 @@ def _judge_student(
     if earlier is not None:
         predictions["earlier_teacher"] = earlier
     twins = compare_twin(plan.name, plan.tasks, gate, predictions, config.gates)
+    for twin in twins:
+        twin["scorer"] = plan.scorer
     curves = reliability(plan.name, plan.tasks, gate, predictions, opponent)
     log_figures(config, plan.name, records)
     child = tracking.find_child(config, plan.name)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from jobs import tracking
 from jobs.command import JobSummary, log, main, read_summary
 from jobs.config import RunConfig
-from jobs.family import stage_folder, student_names, teacher_name
+from jobs.family import stage_folder, student_names, teacher_name, trained_from
 from jobs.promotions import Ledger, Member, Promotion, commit, read_ledger
 from jobs.training.checkpoints import read_card
 
@@ -61,7 +61,7 @@ def _register(config: RunConfig, name: str) -> Member:
     final = stage_folder(config, name, "final")
     tags = {
         "judged_version": judged,
-        "trained_from": str(config.plan.trained_from),
+        "trained_from": str(trained_from(config, name)),
         "trained_until": str(read_card(final).trained_until),
         "day": config.plan.day.isoformat(),
         "run_id": config.run.run_id,

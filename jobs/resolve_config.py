@@ -30,7 +30,7 @@ from jobs.config import (
     with_overrides,
 )
 from jobs.errors import ConfigError
-from jobs.family import verticals
+from jobs.family import is_direct, verticals
 from jobs.promotions import Ledger, Promotion, read_ledger
 from jobs.recipes import named_recipe
 from jobs.tracking import project_aliases, start_parent
@@ -164,7 +164,8 @@ def run(config: RunConfig) -> JobSummary:
             "day": config.plan.day.isoformat(),
             "plan": config.plan.reason,
             "domains": list(contract.domains),
-            "verticals": verticals(contract),
+            "verticals": [v for v in verticals(contract) if not is_direct(config, v)],
+            "direct_verticals": [v for v in verticals(contract) if is_direct(config, v)],
             "ready": f"{config.log_uri}/{ready}",
         },
     )

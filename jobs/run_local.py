@@ -1,7 +1,8 @@
 """Run a whole retrain without Airflow: the same jobs in the same order, in one process.
 
 For debugging, and as the proof that the scheduler is only a scheduler. A failing gate still gets
-its report. `--start-at` goes on in a run folder that exists; `--stop-after` ends early.
+its report, and a student that cannot be trained does not stop those beside it. `--start-at` goes on
+in a run folder that exists; `--stop-after` ends early.
 
     python -m jobs.run_local --day 2022-05-03
     python -m jobs.run_local --config var/runs/<run>/config.json --start-at judge_teacher
@@ -70,11 +71,19 @@ def run(config: RunConfig, start_at: str | None, stop_after: str | None) -> list
 
 def _run_step(config: RunConfig, name: str) -> Iterator[JobSummary]:
     job = importlib.import_module(f"jobs.{name}").run
+    refused: list[ConfigError] = []
     for arguments in parts(config, name):
         started = time.time()
         log.info("--- %s %s", name, " ".join(arguments.values()))
-        yield run_job(config, job, **arguments)
+        try:
+            yield run_job(config, job, **arguments)
+        except ConfigError as error:
+            log.info("--- %s refused: %s", name, error)
+            refused.append(error)
+            continue
         log.info("--- %s done in %.1f s", name, time.time() - started)
+    if refused:
+        raise refused[0]
 
 
 def parts(config: RunConfig, name: str) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from jobs.settings import Settings
+from model.distillation.config import DistillationOptions, SoftLoss, check_losses
 from model.heads_config import ChainConfig
 from model.interaction.config import Interaction
 from model.sequence.config import Downstream, TargetAttentionConfig
@@ -125,18 +126,29 @@ class Training(Settings):
         return self
 
 
-class Distillation(Settings):
-    """What a student learns from its teacher's scores, in the shape of EasyRec's `kd` block."""
+class SoftTerm(SoftLoss):
+    """A loss on the teacher's scores, and the tasks that have it."""
 
-    weight: float = Field(default=1.0, ge=0)
-    """w: weight of the soft-label loss of each task."""
-    amplification: float = Field(default=1.0, gt=0)
-    """alpha: the soft label is min(1, alpha * score)."""
-    gradient_scale: float = Field(default=1.0, ge=0)
-    """beta: scale of the distillation gradient that enters the shared backbone."""
-    temperature: float = Field(default=1.0, gt=0)
+    tasks: tuple[str, ...] = ()
+    """Tasks that it teaches, where the student has them; all of the student if left out."""
+
+
+class Distillation(DistillationOptions):
+    """What a student learns from its scorer, in the shape of EasyRec's `kd` blocks: several losses,
+    each with its tasks, prediction, weight and temperature. The student's twin has none of it."""
+
+    terms: tuple[SoftTerm, ...] = (SoftTerm(),)
+    """Losses on the scorer's scores."""
     adapter: bool = True
-    """Whether a Student Adapter refits the teacher's scores to the newest outcomes."""
+    """Whether a Student Adapter refits the scores to the newest outcomes."""
+    warmup_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Share of a first run's steps over which the weights of `terms`, of the adapted scores and
+    `label_mixing` rise linearly."""
+
+    @model_validator(mode="after")
+    def _check_terms(self) -> Distillation:
+        check_losses(self.terms, self)
+        return self
 
 
 class Student(Settings):

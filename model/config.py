@@ -1,4 +1,4 @@
-"""Configuration of one ranker and of its distillation, frozen and checked where fields meet."""
+"""Configuration of one ranker, frozen and checked where fields meet."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -236,47 +236,6 @@ class RankerConfig(Frozen):
                 f"tables: every table must be used by a field; found unused {unused}; "
                 "remove them or add the fields that read them"
             )
-
-
-class SoftLabel(Frozen):
-    """How one task learns from the teacher's probability for it."""
-
-    task: str
-    """Task that the teacher scored, by name."""
-    weight: float = Field(ge=0.0)
-    """Weight of the soft-label loss beside the label loss (w)."""
-    temperature: float = Field(default=1.0, gt=0.0)
-    """Divides teacher and student log-odds alike before the loss."""
-    amplification: float = Field(default=1.0, gt=0.0)
-    """Multiplies the teacher's probability, capped at 1 (alpha)."""
-    loss: Literal["cross_entropy"] = "cross_entropy"
-    """Loss on the soft label."""
-
-
-class DistillationConfig(Frozen):
-    """How a student learns from an external teacher (ExFM)."""
-
-    soft_labels: Annotated[tuple[SoftLabel, ...], Field(min_length=1)]
-    """The tasks that are distilled."""
-    gradient_scale: float = Field(default=1.0, ge=0.0)
-    """Factor on the distillation gradient where it enters the backbone (beta)."""
-    head: Literal["auxiliary", "serving"] = "auxiliary"
-    """Whether soft labels teach heads of their own, or the serving heads (plain distillation)."""
-    adapter: bool = False
-    """Whether a student adapter corrects the teacher and teaches one more auxiliary head."""
-    adapter_hidden: tuple[PositiveInt, ...] = (16,)
-    """Hidden widths of the student adapter."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "DistillationConfig":
-        _refuse_duplicates("soft_labels", (label.task for label in self.soft_labels))
-        if self.head == "serving" and (self.adapter or self.gradient_scale != 1.0):
-            raise ValueError(
-                "head: gradient_scale and adapter act on the auxiliary heads; found head 'serving' "
-                f"with gradient_scale {self.gradient_scale} and adapter {self.adapter}; "
-                "choose head 'auxiliary', or leave both at their defaults"
-            )
-        return self
 
 
 def _refuse_duplicates(path: str, names: Iterable[str]) -> None:

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from model.config import DistillationConfig, RankerConfig
+from model.config import RankerConfig
+from model.distillation.config import DistillationConfig
 from model.mlp import mlp_flops, mlp_num_parameters
 
 LOGIT_EPSILON = 1e-6

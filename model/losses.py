@@ -1,7 +1,8 @@
-"""Losses of rankers, students and adapters, each a sum over rows divided by a given number.
+"""Losses of rankers and adapters, each a sum over rows divided by a given number.
 
-The divisor is the caller's, so that workers with parts of one global batch divide by the same
-number and their losses add up to that of one worker.
+Those of the teacher's scores are in `model.distillation.soft_losses`. The divisor is the caller's,
+so that workers with parts of one global batch divide by the same number and their losses add up to
+that of one worker.
 
 Paper: ExFM (arXiv 2502.17494):
     L_vm = h(ŷ_S, y) + w · h(ŷ_D, min(1, α ŷ_F)) + h(ŷ_D2, stopgrad(ŷ_SA)),  h cross-entropy
@@ -14,8 +15,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-
-from model.config import SoftLabel
 
 
 def task_loss(
@@ -41,53 +40,13 @@ def task_loss(
     return _cross_entropy(logits, labels, mask, normaliser).sum()
 
 
-def distillation_loss(
-    logits: Float[Tensor, "B Y"],
-    teacher: Float[Tensor, "B Y"],
-    mask: Bool[Tensor, "B Y"],
-    normaliser: Float[Tensor, " Y"],
-    *,
-    soft_labels: Sequence[SoftLabel],
-    tasks: Sequence[str],
-) -> Float[Tensor, ""]:
-    """Cross-entropy of the distillation logits on the teacher's amplified probabilities.
-
-    L = Σ_t w_t Σ_b m_bt · h(z_bt / T_t, min(1, α_t · σ(logit(ŷ_F,bt) / T_t))) / n_t
-
-    Where the teacher's score is missing (NaN) or masked out the row adds nothing; a missing score
-    is never replaced. No gradient reaches the teacher.
-
-    Paper: ExFM, w · h(ŷ_D, min(1, α ŷ_F)).
-    Differs: the temperature is ours (1 gives the paper's loss); weight, amplification and
-        temperature belong to a task.
-
-    Args:
-        logits: Log-odds of the distillation heads (ŷ_D), or of the serving heads.
-        teacher: The teacher's probabilities (ŷ_F), in the student's order of tasks.
-        mask: Whether the score may be used.
-        normaliser: Usable scores in the global batch, per task; below 1 it is taken as 1.
-        soft_labels: The distilled tasks with their settings.
-        tasks: Names of the columns.
-    """
-    usable = usable_scores(teacher, mask)
-    total = logits.new_zeros(())
-    for label in soft_labels:
-        t = [tasks.index(label.task)]
-        softened = torch.sigmoid(torch.logit(teacher.detach()[:, t]) / label.temperature)
-        targets = (label.amplification * softened).clamp(max=1.0)
-        student = logits[:, t] / label.temperature
-        loss = _cross_entropy(student, targets, usable[:, t], normaliser[t])
-        total = total + label.weight * loss.sum()
-    return total
-
-
 def adapted_distillation_loss(
     logits: Float[Tensor, "B Y"],
     adapted: Float[Tensor, "B Y"],
     mask: Bool[Tensor, "B Y"],
     normaliser: Float[Tensor, " Y"],
     *,
-    soft_labels: Sequence[SoftLabel],
+    distilled: Sequence[str],
     tasks: Sequence[str],
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the second distillation heads on the adapted soft labels.
@@ -104,11 +63,11 @@ def adapted_distillation_loss(
         adapted: Log-odds of the student adapter (ŷ_SA), NaN where the teacher gave no score.
         mask: Whether the score may be used.
         normaliser: Usable scores in the global batch, per task; below 1 it is taken as 1.
-        soft_labels: The distilled tasks.
+        distilled: Names of the distilled tasks.
         tasks: Names of the columns.
     """
     usable = usable_scores(adapted, mask)
-    t = [tasks.index(label.task) for label in soft_labels]
+    t = [tasks.index(task) for task in distilled]
     targets = torch.sigmoid(adapted.detach()[:, t])
     return _cross_entropy(logits[:, t], targets, usable[:, t], normaliser[t]).sum()
 

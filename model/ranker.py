@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from model import features, heads, history, interformer
 from model.batch import Batch, Timelines
-from model.config import DistillationConfig, RankerConfig
+from model.config import RankerConfig
 from model.conversion import chained_log_odds
+from model.distillation.config import DistillationConfig
+from model.distillation.sharing import freeze, part_module
 from model.embeddings import EmbeddingTables
 from model.features import FeatureTokens
 from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter, ZipperHeads
@@ -180,8 +182,9 @@ class Student(nn.Module):
 
     ŷ_S from the ranker's heads; ŷ_D, and with an adapter ŷ_D2, from auxiliary heads beside them
 
-    With `head = "serving"` there are no auxiliary heads and ŷ_D is ŷ_S: plain distillation.
-    A student's twin is `Ranker(config, seed)`: their shared weights start bit-identical.
+    Where no soft label teaches auxiliary heads there are none and ŷ_D is ŷ_S: plain distillation.
+    Frozen parts get no gradient and do not gather statistics of batches. A student's twin is
+    `Ranker(config, seed)`: their shared weights start bit-identical.
 
     Paper: ExFM (arXiv 2502.17494), auxiliary head and student adapter.
     Differs: none beyond the parts.
@@ -192,7 +195,7 @@ class Student(nn.Module):
         seed: Seed of every initial weight; the ranker's depend on nothing else.
 
     Raises:
-        ValueError: If a soft label names a task that the ranker does not have.
+        ValueError: If a soft label names a task, or `frozen` a part, that the ranker lacks.
     """
 
     def __init__(
@@ -210,12 +213,20 @@ class Student(nn.Module):
         scale = distillation.gradient_scale
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            auxiliary = distillation.head == "auxiliary"
+            auxiliary = distillation.has_auxiliary_head
             self.distill_head = AuxiliaryHead(config, scale) if auxiliary else None
             self.adapted_distill_head = (
                 AuxiliaryHead(config, scale) if distillation.adapter else None
             )
             self.adapter = StudentAdapter(config, distillation) if distillation.adapter else None
+        freeze(self.ranker, distillation.frozen)
+
+    def train(self, mode: bool = True) -> "Student":
+        """Sets the mode of all but the frozen parts, which stay as they are served."""
+        super().train(mode)
+        for part in self.distillation.frozen:
+            self.ranker.get_submodule(part_module(part)).eval()
+        return self
 
     def set_prior(self, domain_task_rates: Float[Tensor, "*K P Y"]) -> None:
         """Starts serving and auxiliary heads at the base rates, these at the longest window's."""

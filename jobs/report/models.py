@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.config import RunConfig
-from jobs.family import domain_name, stage_folder, teacher_name, vertical_name
+from jobs.family import domain_name, scorer_name, stage_folder, teacher_name, vertical_name
 from jobs.report.figures import Interval, number
 from jobs.report.runs import Job
 
@@ -131,6 +131,8 @@ class Model:
     """Short name: `teacher`, the domain, or the vertical."""
     kind: str
     domain: str | None = None
+    scorer: str | None = None
+    """Registered name of the model whose scores a student learns from."""
     overall: list[Record] = field(default_factory=list)
     slices: list[Record] = field(default_factory=list)
     gains: list[Gain] = field(default_factory=list)
@@ -202,6 +204,7 @@ class _Reader:
             title=title,
             kind=kind,
             domain=domain,
+            scorer=_scorer(self.config, kind, part),
             overall=[record for record in own if record.kind == whole],
             slices=[record for record in own if record.kind != whole],
             gains=[_gain(row) for row in self.gains if row["model"] == name],
@@ -229,6 +232,12 @@ class _Reader:
             "hashes": hashes,
             "trained_until": until,
         }
+
+
+def _scorer(config: RunConfig, kind: str, part: str | None) -> str | None:
+    if kind == "domain":
+        return teacher_name(config)
+    return scorer_name(config, part) if kind == "vertical" and part is not None else None
 
 
 def _record(row: Mapping[str, Any]) -> Record:

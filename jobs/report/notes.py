@@ -90,7 +90,7 @@ def model_about(facts: Facts, model: Model) -> str:
     role = {
         "teacher": "Teacher of all domains and tasks",
         "domain": f"Student of the domain {model.title}, distilled from the teacher",
-        "vertical": f"Student of {model.domain}, {model.title}, distilled from its domain student",
+        "vertical": f"Student of {model.domain}, {model.title}, distilled from `{model.scorer}`",
     }[model.kind]
     return (
         f"{role}, in the family `{facts.config.family}`. A retrain registers two versions: stage "

@@ -24,6 +24,8 @@ class _Box:
     x: float
     y: float
     height: float
+    note: str = ""
+    """What is to be said after the title."""
 
     @property
     def left(self) -> tuple[float, float]:
@@ -43,14 +45,16 @@ def family_tree(models: Sequence[Model]) -> Drawing:
     teacher, family = models[0], models[-1]
     domains = [model for model in models if model.kind == "domain"]
     boxes: list[_Box] = []
-    links: list[tuple[_Box, _Box]] = []
+    taught: list[_Box] = []
     y = 0.0
     middle: list[_Box] = []
     for domain in domains:
         own = [m for m in models if m.kind == "vertical" and m.domain == domain.title]
         start, leaves = y, []
         for vertical in own:
-            leaves.append(_Box(vertical, 2 * (WIDTH + GAP_X), y, _height(vertical)))
+            # The line from the teacher passes behind the domain's box.
+            note = ", straight from the teacher" if vertical.scorer == teacher.name else ""
+            leaves.append(_Box(vertical, 2 * (WIDTH + GAP_X), y, _height(vertical), note))
             y += _height(vertical) + GAP_Y
         height = _height(domain)
         centre = (start + y - GAP_Y) / 2 if own else start + height / 2
@@ -59,14 +63,15 @@ def family_tree(models: Sequence[Model]) -> Drawing:
         box = _Box(domain, WIDTH + GAP_X, at, height)
         middle.append(box)
         boxes += [box, *leaves]
-        links += [(box, leaf) for leaf in leaves]
+        taught += leaves
     top = max((y - 2 * GAP_Y - _height(teacher) - _height(family)) / 2, 0.0)
     root = _Box(teacher, 0.0, top, _height(teacher))
     served = _Box(family, 0.0, top + root.height + 2 * GAP_Y, _height(family))
     height = max(y - GAP_Y, served.y + served.height) + 2
     drawing = Drawing(3 * WIDTH + 2 * GAP_X, height, "The family of models", fixed=False)
-    for parent, child in [*((root, box) for box in middle), *links]:
-        drawing.link(parent.right, child.left, "link")
+    by_name = {box.model.name: box for box in (root, *middle)}
+    for child in (*middle, *taught):
+        drawing.link(by_name[child.model.scorer or teacher.name].right, child.left, "link")
     for box in (root, served, *boxes):
         _draw(drawing, box)
     return drawing
@@ -81,7 +86,7 @@ def _draw(drawing: Drawing, box: _Box) -> None:
     css = f"node {model.kind}" + ("" if model.overall else " absent")
     drawing.rect((x + 0.5, y + 0.5), WIDTH - 1, box.height - 1, css, radius=5)
     title = "family as served" if model.kind == "family" else model.title
-    drawing.text((x + 10, y + 18), title, "strong")
+    drawing.text((x + 10, y + 18), title + box.note, "strong")
     drawing.text((x + WIDTH - 10, y + 18), _rows(model), "soft", "end")
     if not model.overall:
         trained = model.kind == "family" or model.learnt is not None

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from jobs.errors import ConfigError
-from model.config import DistillationConfig, RankerConfig
+from model.config import RankerConfig
+from model.distillation.config import DistillationConfig
 from model.embeddings import extend_tables, forget_rows
 from model.optim import Optimizers, extend_optimizer_state, forget_optimizer_state
 from model.ranker import Ranker, Student
@@ -61,6 +62,10 @@ class Card:
     """Hash of which value has which row, by table; earlier checkpoints do not say."""
     distillation: dict[str, Any] | None = None
     """`DistillationConfig` of a student; None for a teacher or a twin."""
+    distillation_warmup_steps: int = 0
+    """Steps of the first run over which the weight of distillation rose."""
+    shared: dict[str, Any] | None = None
+    """Whose parts a first run took over: `scorer`, its `run_id` and `trained_until`."""
     parent: str | None = None
     """Folder that training started from."""
     num_steps: int = 0
@@ -73,6 +78,15 @@ class Card:
     def ranker_config(self) -> RankerConfig:
         """The model's shape."""
         return RankerConfig.model_validate(self.ranker)
+
+    @property
+    def distillation_config(self) -> DistillationConfig | None:
+        """How the model learns from a teacher; None for a teacher or a twin."""
+        if self.distillation is None:
+            return None
+        # Earlier cards name the head, which was always the auxiliary one.
+        values = {k: v for k, v in self.distillation.items() if k != "head"}
+        return DistillationConfig.model_validate(values)
 
     @property
     def learnt_until(self) -> datetime | None:
@@ -95,9 +109,9 @@ class Checkpoint:
 
 def build_model(card: Card, seed: int) -> Ranker | Student:
     """A fresh model of a card's shape."""
-    if card.distillation is None:
+    distillation = card.distillation_config
+    if distillation is None:
         return Ranker(card.ranker_config, seed)
-    distillation = DistillationConfig.model_validate(card.distillation)
     return Student(card.ranker_config, distillation, seed)
 
 
@@ -223,9 +237,9 @@ def _differences(held: Card, wanted: Card) -> list[str]:
     }
     for name in ("categorical", "dense"):
         pairs[name] = getattr(held, name), getattr(wanted, name)
-    for name in ("head", "adapter", "adapter_hidden"):
-        settings = [card.distillation or {} for card in (held, wanted)]
-        pairs[f"distillation.{name}"] = settings[0].get(name), settings[1].get(name)
+    for name in ("has_auxiliary_head", "adapter", "adapter_hidden", "initialised", "frozen"):
+        old, new = (getattr(card.distillation_config, name, None) for card in (held, wanted))
+        pairs[f"distillation.{name}"] = old, new
     return [name for name, (old, new) in pairs.items() if old != new]
 
 

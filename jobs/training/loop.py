@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from jobs.errors import ConfigError
+from jobs.training.distillation import distillation_terms, mixed_labels
 from jobs.training.reader import Piece
 from jobs.training_settings import Debiasing, Trial
 from model import losses
@@ -87,6 +88,8 @@ class Learner:
     """Of dropout, with the step and the rows."""
     debiasing: Debiasing | None = None
     """Of the conversions of a chain."""
+    distillation_warmup_steps: int = 0
+    """Steps over which the weight of distillation rises."""
     progress: Progress = field(init=False)
     num_steps: int = 0
     watched: list[tuple[np.ndarray, np.ndarray]] | None = None
@@ -110,7 +113,8 @@ class Learner:
         """Predict a batch, then learn it.
 
         Raises:
-            ConfigError: The loss or its gradient is not finite; nothing of this batch was learnt.
+            ConfigError: The loss or its gradient is not finite, or a loss compares rows of which
+                other workers have some; nothing of this batch was learnt.
         """
         if not self.model.training:
             self.model.train()
@@ -126,11 +130,15 @@ class Learner:
             assert piece.window is not None, "the reader of a model with windows gives them"
             taught = zipper_logits(output.window_logits, piece.window)
             served = piece.mask & (piece.window == output.window_logits.shape[1] - 1)
-        loss = losses.task_loss(taught, piece.labels, piece.mask, piece.num_labels)
+        labels, student, share = piece.labels, self.bare, self._distillation_share()
+        if isinstance(student, Student):
+            labels = mixed_labels(student, piece, share)
+        loss = losses.task_loss(taught, labels, piece.mask, piece.num_labels)
         if self.debiasing is not None:
             loss = loss + _debiasing(self.debiasing, self.ranker.config, output, piece)
-        if isinstance(self.bare, Student):
-            loss = loss + _distillation(self.bare, output, piece)
+        if isinstance(student, Student):
+            _refuse_parts(student, world)
+            loss = loss + distillation_terms(student, output, piece, share)
         self._check_finite("loss", loss, piece)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -149,6 +157,10 @@ class Learner:
         self.average.update(self.num_steps)
         self.num_steps += 1
 
+    def _distillation_share(self) -> float:
+        """Share of the weight of distillation at this step."""
+        return min(1.0, (self.num_steps + 1) / max(1, self.distillation_warmup_steps))
+
     @torch.no_grad()
     def _watch(self, piece: Piece) -> None:
         """Keep what the model that is served, of averaged weights, says of a batch to be learnt."""
@@ -166,6 +178,15 @@ class Learner:
                 f"training: the {what} is {value.item()} at step {self.num_steps}, rows "
                 f"{piece.rows[:5].tolist()}…; lower the learning rate or look at these rows"
             )
+
+
+def _refuse_parts(student: Student, world: int) -> None:
+    compared = [x.loss for x in student.distillation.soft_labels if x.compares_rows]
+    if compared and world > 1:
+        raise ConfigError(
+            f"distillation.terms: {', '.join(dict.fromkeys(compared))} compare rows of a batch, so "
+            f"one worker has to have them all; found {world} workers; train in one process"
+        )
 
 
 def _debiasing(
@@ -191,22 +212,3 @@ def _debiasing(
             settings.max_weight,
         )
     return settings.weight * total
-
-
-def _distillation(student: Student, output: StudentOutput, piece: Piece) -> Tensor:
-    """The soft-label terms of a student's loss, and its adapter's own."""
-    assert piece.teacher is not None and piece.num_scores is not None
-    named = {
-        "soft_labels": student.distillation.soft_labels,
-        "tasks": student.ranker.config.tasks,
-    }
-    loss = losses.distillation_loss(
-        output.distill_logits, piece.teacher, piece.mask, piece.num_scores, **named
-    )
-    if student.adapter is None or output.adapted_distill_logits is None:
-        return loss
-    adapted = student.adapter(piece.teacher, piece.batch.domain)
-    loss = loss + losses.adapter_loss(adapted, piece.labels, piece.mask, piece.num_scores)
-    return loss + losses.adapted_distillation_loss(
-        output.adapted_distill_logits, adapted, piece.mask, piece.num_scores, **named
-    )

@@ -6,14 +6,8 @@ from jobs.config import Timeline
 from jobs.errors import ConfigError
 from jobs.training.inputs import InputSpec
 from jobs.training_settings import Distillation, LongSequence, Network
-from model.config import (
-    DistillationConfig,
-    FieldConfig,
-    HistoryConfig,
-    RankerConfig,
-    SoftLabel,
-    TableConfig,
-)
+from model.config import FieldConfig, HistoryConfig, RankerConfig, TableConfig
+from model.distillation.config import DistillationConfig, DistillationOptions, SoftLabel, SoftLoss
 from model.embedding_config import ContentConfig
 from model.sequence_config import BranchConfig, UpstreamConfig
 
@@ -99,17 +93,13 @@ def _upstream(sizes: LongSequence) -> UpstreamConfig:
 
 
 def distillation_config(distillation: Distillation, tasks: list[str]) -> DistillationConfig:
-    """How a student learns every task's soft labels."""
+    """How a student of these tasks learns; a term's other tasks are passed over."""
     return DistillationConfig(
         soft_labels=tuple(
-            SoftLabel(
-                task=task,
-                weight=distillation.weight,
-                temperature=distillation.temperature,
-                amplification=distillation.amplification,
-            )
+            SoftLabel(task=task, **term.model_dump(include=set(SoftLoss.model_fields)))
+            for term in distillation.terms
             for task in tasks
+            if task in (term.tasks or tasks)
         ),
-        gradient_scale=distillation.gradient_scale,
-        adapter=distillation.adapter,
+        **distillation.model_dump(include=set(DistillationOptions.model_fields)),
     )

@@ -29,6 +29,8 @@ class Piece:
     """Teacher probabilities, NaN where missing."""
     num_scores: Tensor | None = None
     """Labels that count and have a score in the global batch, per task."""
+    users: Tensor | None = None
+    """User of each row, by number."""
     window: Tensor | None = None
     """Window of each label, the longest last; None where labels have one window each."""
 
@@ -46,6 +48,7 @@ class Piece:
             num_labels=self.num_labels.to(device),
             teacher=moved(self.teacher),
             num_scores=moved(self.num_scores),
+            users=moved(self.users),
             window=moved(self.window),
         )
 
@@ -159,6 +162,7 @@ class Reader:
                 num_labels=_counts(masks[whole]),
                 teacher=None if self.teacher is None else torch.from_numpy(self.teacher[taken]),
                 num_scores=None if scored is None else _counts(masks[whole] & scored),
+                users=torch.from_numpy(self.packed.user[taken]),
                 window=None if windows is None else torch.from_numpy(windows),
             )
             yield piece if self.device == "cpu" else piece.to(self.device)

@@ -24,11 +24,21 @@ class Segment:
     end: datetime
 
 
-def training_segments(plan: Plan, packed: Packed, time_zone: str) -> list[Segment]:
+def training_segments(
+    plan: Plan, packed: Packed, time_zone: str, *, afresh: bool = False
+) -> list[Segment]:
     """Segments from what the parent has learnt up to the gate window, cut at day boundaries.
 
-    Leading segments with few rows are joined with the next.
+    Leading segments of a first run with few rows are joined with the next.
+
+    Args:
+        plan: Says when training starts and ends.
+        packed: The rows.
+        time_zone: Of the days.
+        afresh: For a model without a past in a family that has one: from the first packed row on.
     """
+    if afresh:
+        plan = plan.model_copy(update={"trained_from": None, "bootstrap": True})
     begin = plan.trained_from or datetime.fromtimestamp(packed.event_us[0] / 1e6, UTC)
     days = days_between(day_of(begin, time_zone), day_of(plan.gate_start, time_zone))
     marks = [day_start(day, time_zone) for day in days]

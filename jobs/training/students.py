@@ -21,9 +21,11 @@ from jobs.family import (
     TWIN,
     domain_name,
     parent_folder,
+    scorer_name,
     segment_folder,
     stage_folder,
     teacher_name,
+    trained_from,
     vertical_name,
     verticals,
 )
@@ -36,6 +38,7 @@ from jobs.training.networks import distillation_config, ranker_config
 from jobs.training.reader import Reader
 from jobs.training.scoring import read_scores, score_out_of_sample
 from jobs.training.segments import Segment, training_segments
+from jobs.training.sharing import SharedStart, share, shared_start
 from jobs.training.trainee import SegmentResult, recent_ne
 from jobs.training_settings import Student, Trial
 
@@ -70,7 +73,7 @@ def domain_plan(config: RunConfig, domain: str) -> StudentPlan:
 
 
 def vertical_plan(config: RunConfig, vertical: str) -> StudentPlan:
-    """A vertical student: its own tasks, taught by its domain student."""
+    """A vertical student: its own tasks, taught by its domain student or by the teacher."""
     domain, own = vertical.split("-", 1)
     return StudentPlan(
         name=vertical_name(config, vertical),
@@ -78,7 +81,7 @@ def vertical_plan(config: RunConfig, vertical: str) -> StudentPlan:
         domain=domain,
         vertical=vertical,
         tasks=config.contract.vertical_tasks(domain, own),
-        scorer=domain_name(config, domain),
+        scorer=scorer_name(config, vertical),
         settings=config.vertical_student,
     )
 
@@ -104,7 +107,8 @@ def teacher_scores(
     Raises:
         ConfigError: The scorer has not scored in this run.
     """
-    job = "score_teacher" if plan.kind == "domain" else f"train_domain_student-{plan.domain}"
+    taught_by_teacher = plan.scorer == teacher_name(config)
+    job = "score_teacher" if taught_by_teacher else f"train_domain_student-{plan.domain}"
     table = f"teacher_scores/{plan.scorer}"
     version = read_summary(config, job).outputs[table]
     return read_scores(config, plan.scorer, packed, plan.tasks, version), {table: version}
@@ -143,6 +147,8 @@ class Arm:
     results: list[SegmentResult]
     segments: list[Path]
     """Checkpoints at the ends of the segments, where they were kept."""
+    index: int
+    """Which trial it is."""
 
     @property
     def ne(self) -> float:
@@ -157,8 +163,9 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     teacher, scores = teacher_scores(config, plan, packed)
     reader = student_reader(config, plan, packed, teacher)
     keep = kept_rows(plan, packed)
-    segments = training_segments(config.plan, packed, config.contract.time_zone)
     parent = parent_folder(config, plan.name)
+    zone = config.contract.time_zone
+    segments = training_segments(config.plan, packed, zone, afresh=parent is None)
     twin_parent = None if parent is None else parent / TWIN
     student = _best_arm(config, plan, reader, segments, parent, distilled=True)
     twin = _best_arm(config, plan, reader, segments, twin_parent, distilled=False)
@@ -173,10 +180,11 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         training = plan.settings.training
         tracking.log_training(mlflow_run, config, student.card, training, packed, student.results)
         mlflow_run.inputs(config, scores)
-        mlflow_run.params({f"distillation.{k}": v for k, v in plan.settings.distillation})
+        settings = plan.settings.distillation.model_dump(mode="json")
+        mlflow_run.params({f"distillation.{name}": value for name, value in settings.items()})
         mlflow_run.params({"teacher": plan.scorer, "twin_trial": twin.card.trial})
         tags = {
-            "trained_from": str(config.plan.trained_from),
+            "trained_from": str(trained_from(config, plan.name)),
             "trained_until": str(student.card.trained_until),
             "teacher": plan.scorer,
         }
@@ -200,8 +208,12 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
             "twin_ne_before_update": twin.results[-1].ne,
             "curve": [result.to_dict() for result in student.results],
             "twin_curve": [result.to_dict() for result in twin.results],
+            "segments": len(student.results),
+            "chosen_trial": student.index,
             "trial": student.card.trial,
             "trials": len(training.trials),
+            "teacher": plan.scorer,
+            "shared": student.card.shared,
             "version": registered,
         },
         mlflow_run=mlflow_run.id,
@@ -239,6 +251,9 @@ def _best_arm(
     distilled: bool,
 ) -> Arm:
     """Train with every trial and keep the best; a warm start keeps its parent's."""
+    shared = shared_start(config, plan, segments) if distilled and parent is None else None
+    if shared is not None:
+        segments = shared.segments
     trials = plan.settings.training.trials
     if parent is not None:
         trials = (Trial(**read_card(parent).trial),)
@@ -246,6 +261,8 @@ def _best_arm(
     for index, trial in enumerate(trials):
         card = student_card(config, plan, reader, trial, distilled=distilled)
         card, learner = trainee.start(card, plan.settings.training, reader, segments, parent)
+        if distilled and parent is None:
+            card = _first_taught(card, learner, plan, reader, segments, shared)
         kept: list[Path] = []
 
         def keep(
@@ -262,7 +279,23 @@ def _best_arm(
         scores_others = distilled and plan.kind == "domain"
         on_segment = keep if scores_others else trainee.keep_nothing
         card, results = trainee.train(card, learner, reader, segments, on_segment)
-        arms.append(Arm(card, learner, results, kept))
+        arms.append(Arm(card, learner, results, kept, index))
         if len(trials) > 1:
             log.info("%s: trial %d has NE %.4f on the last day", plan.name, index, arms[-1].ne)
     return min(arms, key=lambda arm: arm.ne)
+
+
+def _first_taught(
+    card: Card,
+    learner: Learner,
+    plan: StudentPlan,
+    reader: Reader,
+    segments: Sequence[Segment],
+    shared: SharedStart | None,
+) -> Card:
+    """A fresh student with what only a first run gives it: its scorer's parts, and a warm-up."""
+    num_steps = sum(reader.num_steps(segment) for segment in segments)
+    warmup_steps = int(plan.settings.distillation.warmup_ratio * num_steps)
+    learner.distillation_warmup_steps = warmup_steps
+    card = replace(card, distillation_warmup_steps=warmup_steps)
+    return card if shared is None else share(card, learner, reader, shared)

@@ -244,6 +244,7 @@ def _learner(card: Card, training: Training, model: Ranker | Student) -> Learner
         num_tasks=len(card.ranker_config.tasks),
         seed=training.seed,
         debiasing=training.debiasing,
+        distillation_warmup_steps=card.distillation_warmup_steps,
     )
 
 

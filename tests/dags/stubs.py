@@ -37,7 +37,8 @@ from pathlib import Path
 root = Path(__file__).resolve().parents[1]
 job = Path(__file__).stem
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-rule = json.loads((root / "control.json").read_text()).get(job, {})
+rules = json.loads((root / "control.json").read_text())
+rule = rules.get(f"{job} {options.get('--student')}", rules.get(job, {}))
 with (root / "calls.jsonl").open("a") as calls:
     calls.write(json.dumps([job, options]) + "\\n")
 print(f"{job}: at work", file=sys.stderr, flush=True)
@@ -53,6 +54,8 @@ sys.exit(rule.get("exit", 0))
 
 _LIGHT_PARTS = (
     "model/__init__.py",
+    "model/distillation/__init__.py",
+    "model/distillation/config.py",
     "model/frozen.py",
     "model/heads_config.py",
     "model/interaction/__init__.py",
@@ -93,16 +96,22 @@ def make_repository(root: Path, jobs: list[str]) -> Path:
 
 
 def control(root: Path, **rules: dict) -> None:
-    """Tell jobs what to do: `exit`, `say`, `seconds`, `mute`, `details`; forget earlier calls."""
+    """Tell jobs what to do: `exit`, `say`, `seconds`, `mute`, `details`; forget earlier calls.
+
+    A rule is of a job's name, or of that and a student's.
+    """
     (root / "ready").touch()
     details = {
         "config": str(root / "config.json"),
         "day": "2022-05-03",
         "domains": DOMAINS,
         "verticals": VERTICALS,
+        "direct_verticals": [],
         "ready": str(root / "ready"),
     }
-    rules = {**rules, "resolve_config": {"details": details, **rules.get("resolve_config", {})}}
+    told = rules.get("resolve_config", {})
+    details |= told.get("details", {})
+    rules = {**rules, "resolve_config": {**told, "details": details}}
     (root / "control.json").write_text(json.dumps(rules), encoding="utf-8")
     (root / "calls.jsonl").unlink(missing_ok=True)
 

@@ -19,11 +19,30 @@ HERE = Path(__file__).parent
 LISTING = HERE / "daily_retrain.txt"
 TABLES = ["ingest_log", "gate_events", "build_tables", "gate_examples", "pack_examples"]
 PROMOTION = ["judge_family", "absorb_gate_window", "promote_family"]
+
+
+def _taught(by_domain: list[str], directly: list[str]) -> dict[str, dict[str, Any]]:
+    """What `resolve_config` says where some verticals learn straight from the teacher."""
+    return {"resolve_config": {"details": {"verticals": by_domain, "direct_verticals": directly}}}
+
+
 SCENARIOS: dict[str, dict[str, dict[str, Any]]] = {
     "all done": {},
     "gate fails": {"gate_examples": {"exit": 3, "say": "lapidary: too few rows"}},
     "crash": {"train_teacher": {"exit": 1}, "fit_baselines": {"seconds": 1}},
-    "one vertical fails": {"train_vertical_student": {"exit": 2}},
+    "one vertical fails": {"train_vertical_student left-side": {"exit": 2}},
+    "one domain fails": {
+        "train_domain_student left": {"exit": 2},
+        "train_vertical_student left-main": {"exit": 2},
+        "train_vertical_student left-side": {"exit": 2},
+    },
+    "no domain is trained": {"train_domain_student": {"exit": 2}},
+    "one vertical is direct": _taught(["left-main", "right-main"], ["left-side"]),
+    "all verticals are direct": _taught([], VERTICALS),
+    "a direct vertical fails": {
+        **_taught(VERTICALS[:2], VERTICALS[2:]),
+        "train_vertical_student right-main": {"exit": 2},
+    },
     "conflict": {"promote_family": {"exit": 4}},
     "report fails": {"write_report": {"exit": 2}},
     "no configuration": {"resolve_config": {"exit": 2}},
@@ -54,6 +73,7 @@ def test_parsing_loads_nothing_heavy(described):
     light = {"validation", "validation.tables", "model", "model.frozen", "model.interaction"}
     light |= {"model.interaction.config", "model.sequence", "model.sequence.config"}
     light |= {"model.heads_config", "model.sequence_config"}
+    light |= {"model.distillation", "model.distillation.config"}
     loaded = {module.partition(".")[0] for module in described["loaded"] if module not in light}
     heavy = {"torch", "pyspark", "ray", "mlflow", "great_expectations", "pandas", "pyarrow"}
     assert not loaded & (heavy | {"numpy", "deltalake", "sklearn", "model", "validation"})
@@ -69,7 +89,8 @@ def test_every_task_that_runs_a_job_has_one(described):
     jobs = {path.stem for path in (REPOSITORY / "jobs").glob("*.py")}
     kinds = ("JobOperator", "GateOperator", "ResolveConfig")
     tasks = [line.split(": ")[0] for line in described["graph"] if any(k in line for k in kinds)]
-    assert len(tasks) == 16
+    tasks = [task.removeprefix("direct.") for task in tasks]
+    assert len(tasks) == 17
     assert set(tasks) <= jobs
 
 
@@ -103,6 +124,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """How the DAG ended, by scenario, its jobs replaced by fakes."""
     listed = LISTING.read_text(encoding="utf-8").splitlines()
     names = [line.split(":")[0] for line in listed if "Operator" in line or "Resolve" in line]
+    names = [name.removeprefix("direct.") for name in names]
     root = make_repository(tmp_path_factory.mktemp("repository"), names)
     told = subprocess.run(
         [sys.executable, str(HERE / "run_graph.py"), str(root)],
@@ -124,7 +146,10 @@ def _called(run: dict[str, Any]) -> list[str]:
 def test_a_run_whose_jobs_are_done_succeeds(runs):
     run = runs["all done"]
     assert run["state"] == "success"
-    assert set(run["tasks"].values()) == {"success"}
+    # No vertical learns straight from the teacher.
+    skipped = [task for task, state in run["tasks"].items() if state != "success"]
+    assert skipped == ["direct.train_vertical_student"]
+    assert run["tasks"][skipped[0]] == "skipped"
 
 
 def test_jobs_run_in_the_order_of_the_graph(runs):
@@ -170,12 +195,44 @@ def test_a_crash_is_retried_once_and_the_report_waits_for_what_still_runs(runs):
     assert called[-1] == "write_report"
 
 
-def test_a_refused_student_stops_the_promotion(runs):
-    run = runs["one vertical fails"]
+def _students(run: dict[str, Any], job: str) -> set[str]:
+    return {options["--student"] for called, options in run["calls"] if called == job}
+
+
+@pytest.mark.parametrize("scenario", ["one vertical fails", "a direct vertical fails"])
+def test_a_refused_vertical_stops_the_promotion_and_no_other_vertical(runs, scenario):
+    run = runs[scenario]
     assert run["state"] == "failed"
-    assert _called(run).count("train_vertical_student") == len(VERTICALS)
+    assert _students(run, "train_vertical_student") == set(VERTICALS)
+    vertical = [state for task, state in run["tasks"].items() if "train_vertical" in task]
+    assert vertical.count("success") == len(VERTICALS) - 1
     assert _called(run)[-1] == "write_report"
     assert run["tasks"]["judge_family"] == "upstream_failed"
+
+
+def test_a_refused_domain_stops_the_promotion_and_no_other_domain(runs):
+    run = runs["one domain fails"]
+    assert run["state"] == "failed"
+    assert _students(run, "train_domain_student") == set(DOMAINS)
+    taught = [f"train_vertical_student[{i}]" for i in range(len(VERTICALS))]
+    assert [run["tasks"][task] for task in taught] == ["failed", "failed", "success"]
+    assert run["tasks"]["judge_family"] == "upstream_failed"
+    assert _called(run)[-1] == "write_report"
+
+
+def test_without_any_domain_student_no_vertical_is_tried(runs):
+    run = runs["no domain is trained"]
+    assert run["state"] == "failed"
+    assert _students(run, "train_vertical_student") == set()
+    assert run["tasks"]["judge_family"] == "upstream_failed"
+
+
+@pytest.mark.parametrize("scenario", ["one vertical is direct", "all verticals are direct"])
+def test_verticals_of_both_kinds_are_trained_and_promoted(runs, scenario):
+    run = runs[scenario]
+    assert run["state"] == "success"
+    assert _students(run, "train_vertical_student") == set(VERTICALS)
+    assert run["tasks"]["promote_family"] == "success"
 
 
 def test_a_promotion_conflict_is_not_retried(runs):

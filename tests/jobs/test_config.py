@@ -143,8 +143,9 @@ CONTENT: dict[str, Any] = {
     "windows": {"gate_hours": 3},
     "timeline": {"lookback_days": 3},
     "teacher": {"seed": 9},
-    "domain_student": {"distillation": {"weight": 0.5}},
+    "domain_student": {"distillation": {"label_mixing": 0.5}},
     "vertical_student": {"training": {"seed": 9}},
+    "teachers": {"app-feed": "teacher"},
     "gates": {"num_resamples": 99},
 }
 

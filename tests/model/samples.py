@@ -6,13 +6,12 @@ import torch
 
 from model.batch import Batch, Timelines
 from model.config import (
-    DistillationConfig,
     FieldConfig,
     HistoryConfig,
     RankerConfig,
-    SoftLabel,
     TableConfig,
 )
+from model.distillation.config import DistillationConfig, SoftLabel
 from model.embedding_config import BagConfig, ContentConfig, GroupConfig
 from model.embeddings import Bag
 from model.interaction.config import WukongConfig

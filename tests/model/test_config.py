@@ -3,10 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from model.config import FieldConfig, RankerConfig, SoftLabel, TableConfig
+from model.config import FieldConfig, RankerConfig, TableConfig
 from tests.model.samples import (
     config_without_history,
-    distillation_config,
     history_config,
     ranker_config,
 )
@@ -69,15 +68,3 @@ def test_history_without_any_column_is_refused():
 def test_table_name_that_breaks_a_state_dict_key_is_refused():
     with pytest.raises(ValidationError, match="pattern"):
         TableConfig(name="item.v2", num_rows=2, dim=1)
-
-
-@pytest.mark.parametrize("changes", [{"gradient_scale": 2.0}, {"adapter": True}])
-def test_plain_distillation_refuses_settings_of_the_auxiliary_head(changes):
-    with pytest.raises(ValidationError, match="choose head 'auxiliary'"):
-        distillation_config(head="serving", **changes)
-
-
-def test_task_distilled_twice_is_refused():
-    label = SoftLabel(task="click", weight=1.0)
-    with pytest.raises(ValidationError, match="soft_labels: names must be unique"):
-        distillation_config(soft_labels=(label, label))

@@ -7,13 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config import SoftLabel
+from model.distillation.config import SoftLabel
+from model.distillation.soft_losses import distillation_loss
 from model.losses import (
     adapted_distillation_loss,
     adapter_loss,
-    distillation_loss,
     task_loss,
-    usable_scores,
 )
 from model.ranker import Student
 from tests.model.samples import distillation_config, make_batch, ranker_config
@@ -23,6 +22,7 @@ NAN = float("nan")
 TASKS = ("click", "buy")
 LOGITS = torch.tensor([[0.5, -1.0], [-2.0, 0.3], [1.5, 0.0]])
 LABELS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, NAN]])
+ALL = torch.ones(3, 2, dtype=torch.bool)
 MASK = torch.tensor([[True, True], [False, True], [True, False]])
 COUNTS = torch.tensor([2.0, 2.0])
 TEACHER = torch.tensor([[0.7, 0.2], [0.1, NAN], [0.4, 0.9]])
@@ -62,62 +62,22 @@ def test_workers_with_parts_of_a_batch_add_up_to_one_worker(cut):
     torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
-@pytest.mark.parametrize("amplification", [1.0, 5.0])
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_distillation_loss_is_the_sum_over_rows_with_a_score(temperature, amplification):
-    labels = (
-        SoftLabel(task="buy", weight=3.0, temperature=temperature, amplification=amplification),
-    )
-    mask = torch.tensor([[True, True], [True, True], [True, True]])
-    expected = 0.0
-    for b in (0, 2):
-        target = min(1.0, amplification * reference.soften(TEACHER[b, 1].item(), temperature))
-        logit = LOGITS[b, 1].item() / temperature
-        expected += 3.0 * reference.cross_entropy(logit, target) / 2
-    loss = distillation_loss(LOGITS, TEACHER, mask, COUNTS, soft_labels=labels, tasks=TASKS)
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_missing_or_masked_score_gives_no_gradient():
+def test_undistilled_task_gets_no_gradient_from_adapted_soft_labels():
     logits = LOGITS.clone().requires_grad_()
-    labels = tuple(SoftLabel(task=task, weight=1.0) for task in TASKS)
-    distillation_loss(logits, TEACHER, MASK, COUNTS, soft_labels=labels, tasks=TASKS).backward()
-    assert (logits.grad != 0).tolist() == usable_scores(TEACHER, MASK).tolist()
-    assert usable_scores(TEACHER, MASK).tolist() == [[True, True], [False, False], [True, False]]
-
-
-def test_certain_teacher_gives_a_finite_loss():
-    labels = (SoftLabel(task="click", weight=1.0, temperature=2.0),)
-    teacher = torch.tensor([[0.0, 0.5], [1.0, 0.5], [0.5, 0.5]])
-    loss = distillation_loss(
-        LOGITS, teacher, torch.ones_like(MASK), COUNTS, soft_labels=labels, tasks=TASKS
-    )
-    assert math.isfinite(loss.item())
-
-
-def test_undistilled_task_gets_no_gradient_from_soft_labels():
-    logits = LOGITS.clone().requires_grad_()
-    settings = {"soft_labels": (SoftLabel(task="click", weight=1.0),), "tasks": TASKS}
-    loss = distillation_loss(logits, TEACHER, torch.ones_like(MASK), COUNTS, **settings)
-    adapted = torch.logit(TEACHER)
-    loss = loss + adapted_distillation_loss(
-        logits, adapted, torch.ones_like(MASK), COUNTS, **settings
-    )
-    loss.backward()
+    adapted_distillation_loss(
+        logits, torch.logit(TEACHER), ALL, COUNTS, distilled=("click",), tasks=TASKS
+    ).backward()
     assert logits.grad[:, 1].tolist() == [0.0, 0.0, 0.0]
     assert logits.grad[:, 0].abs().min() > 0
 
 
 def test_adapted_loss_is_cross_entropy_on_the_adapted_probability():
-    labels = (SoftLabel(task="click", weight=7.0), SoftLabel(task="buy", weight=7.0))
     adapted = torch.tensor([[1.0, -0.5], [NAN, 2.0], [0.0, NAN]])
     expected = sum(
         reference.cross_entropy(LOGITS[b, t].item(), 1 / (1 + math.exp(-adapted[b, t].item()))) / 2
         for b, t in ((0, 0), (0, 1), (1, 1), (2, 0))
     )
-    loss = adapted_distillation_loss(
-        LOGITS, adapted, torch.ones_like(MASK), COUNTS, soft_labels=labels, tasks=TASKS
-    )
+    loss = adapted_distillation_loss(LOGITS, adapted, ALL, COUNTS, distilled=TASKS, tasks=TASKS)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -155,43 +115,13 @@ def moved(module):
 
 def teach(student, output, teacher):
     return distillation_loss(
-        output.distill_logits,
+        {"auxiliary": output.distill_logits, "serving": output.logits},
         teacher,
         MASK,
         COUNTS,
         soft_labels=student.distillation.soft_labels,
         tasks=TASKS,
     )
-
-
-def test_soft_labels_move_backbone_and_auxiliary_head_but_never_the_serving_head():
-    student, output, teacher, _ = run_student()
-    teach(student, output, teacher).backward()
-    names = moved(student)
-    assert not any(name.startswith("ranker.heads") for name in names)
-    assert any(name.startswith("ranker.interaction") for name in names)
-    assert any(name.startswith("distill_head") for name in names)
-
-
-def test_plain_distillation_moves_the_serving_head():
-    student, output, teacher, _ = run_student(head="serving")
-    teach(student, output, teacher).backward()
-    assert any(name.startswith("ranker.heads") for name in moved(student))
-
-
-def test_backbone_receives_the_distillation_gradient_times_beta():
-    gradients = {}
-    for beta in (1.0, 20.0):
-        student, output, teacher, _ = run_student(gradient_scale=beta)
-        teach(student, output, teacher).backward()
-        gradients[beta] = {
-            name: parameter.grad.to_dense()
-            for name, parameter in student.named_parameters()
-            if parameter.grad is not None
-        }
-    for name, gradient in gradients[1.0].items():
-        factor = 1.0 if name.startswith("distill_head") else 20.0
-        torch.testing.assert_close(gradients[20.0][name], factor * gradient, msg=name)
 
 
 def test_student_loss_gives_no_gradient_to_adapter_or_teacher():
@@ -203,7 +133,7 @@ def test_student_loss_gives_no_gradient_to_adapter_or_teacher():
         adapted,
         MASK,
         COUNTS,
-        soft_labels=student.distillation.soft_labels,
+        distilled=student.distillation.tasks,
         tasks=TASKS,
     )
     loss.backward()

@@ -8,7 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import ranker
-from model.config import SoftLabel, TableConfig
+from model.config import TableConfig
+from model.distillation.config import SoftLabel
 from model.embeddings import extend_tables
 from model.heads_config import ChainConfig
 from model.losses import task_loss
@@ -384,9 +385,12 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(model.eval()(batch).logits, plain(batch).logits)
 
 
+SERVED = SoftLabel(task="click", prediction="serving")
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"adapter": True, "gradient_scale": 3.0}, {"head": "serving"}],
+    [{}, {"adapter": True, "gradient_scale": 3.0}, {"soft_labels": (SERVED,)}],
 )
 def test_student_and_its_twin_start_equal_and_serve_alike(changes):
     config = ranker_config()
@@ -401,7 +405,7 @@ def test_student_and_its_twin_start_equal_and_serve_alike(changes):
 
 
 def test_plain_distillation_teaches_the_serving_head():
-    student = Student(ranker_config(), distillation_config(head="serving"))
+    student = Student(ranker_config(), distillation_config(soft_labels=(SERVED,)))
     output = student(make_batch(ranker_config(), LENGTHS))
     assert output.distill_logits is output.logits
     assert output.adapted_distill_logits is None

@@ -111,7 +111,7 @@ def test_the_name_of_a_run_tells_how_it_ended(config, tmp_path):
     [
         (0, "Teacher of all domains and tasks, in the family `shop`."),
         (1, "Student of the domain app, distilled from the teacher, in the family `shop`."),
-        (2, "Student of app, feed, distilled from its domain student, in the family `shop`."),
+        (2, "Student of app, feed, distilled from `shop-app`, in the family `shop`."),
     ],
 )
 def test_a_model_says_what_it_is(config, index, begins):

@@ -18,7 +18,7 @@ from jobs.training.checkpoints import (
     read_card,
     weights_hash,
 )
-from jobs.training_settings import Distillation, Student
+from jobs.training_settings import Distillation, SoftTerm, Student
 from tests.jobs.training import samples
 
 FIRST, SECOND = samples.segments(*samples.days(1.5, 2.5))
@@ -235,7 +235,9 @@ def test_the_weight_of_distillation_may_change(world, tmp_path):
     reader = samples.reader(config, world)
     card, learner = samples.student(config, reader, [FIRST])
     trainee.save(tmp_path / "model", card, learner)
-    softer = Student(training=samples.training(), distillation=Distillation(weight=0.25))
+    softer = Student(
+        training=samples.training(), distillation=Distillation(terms=(SoftTerm(weight=0.25),))
+    )
     later = samples.config(tmp_path, domain_student=softer)
     _, learner = samples.student(later, reader, [SECOND], tmp_path / "model")
     assert {label.weight for label in learner.bare.distillation.soft_labels} == {0.25}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from jobs.errors import ConfigError
+from jobs.training.distillation import distillation_terms as distillation
 from jobs.training.loop import Progress
-from jobs.training.loop import _distillation as distillation
 from jobs.training.segments import Segment
 from jobs.training.students import domain_plan, student_reader
 from jobs.training_settings import Debiasing, Student, Trial

@@ -1,0 +1,1 @@
+"""How a student learns from an external teacher: one small module per method."""
