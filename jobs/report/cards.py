@@ -91,6 +91,8 @@ def _evaluation(facts: Facts, model: Model) -> Iterator[str]:
 
 
 def _distillation(model: Model) -> Iterator[str]:
+    if model.scorer is not None:
+        yield f"- Learns from labels and from the scores of `{model.scorer}`."
     for gain in model.gains:
         yield (
             f"- {escape(gain.task)}: {figures.change(gain.versus.value)} NE against the twin that "

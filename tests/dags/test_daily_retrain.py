@@ -37,9 +37,8 @@ SCENARIOS: dict[str, dict[str, dict[str, Any]]] = {
         "train_vertical_student left-side": {"exit": 2},
     },
     "no domain is trained": {"train_domain_student": {"exit": 2}},
-    "one vertical is direct": _taught(["left-main", "right-main"], ["left-side"]),
-    "all verticals are direct": _taught([], VERTICALS),
-    "a direct vertical fails": {
+    "direct": _taught([], VERTICALS),
+    "direct and not": {
         **_taught(VERTICALS[:2], VERTICALS[2:]),
         "train_vertical_student right-main": {"exit": 2},
     },
@@ -199,7 +198,7 @@ def _students(run: dict[str, Any], job: str) -> set[str]:
     return {options["--student"] for called, options in run["calls"] if called == job}
 
 
-@pytest.mark.parametrize("scenario", ["one vertical fails", "a direct vertical fails"])
+@pytest.mark.parametrize("scenario", ["one vertical fails", "direct and not"])
 def test_a_refused_vertical_stops_the_promotion_and_no_other_vertical(runs, scenario):
     run = runs[scenario]
     assert run["state"] == "failed"
@@ -227,9 +226,8 @@ def test_without_any_domain_student_no_vertical_is_tried(runs):
     assert run["tasks"]["judge_family"] == "upstream_failed"
 
 
-@pytest.mark.parametrize("scenario", ["one vertical is direct", "all verticals are direct"])
-def test_verticals_of_both_kinds_are_trained_and_promoted(runs, scenario):
-    run = runs[scenario]
+def test_a_family_without_hierarchy_is_trained_and_promoted(runs):
+    run = runs["direct"]
     assert run["state"] == "success"
     assert _students(run, "train_vertical_student") == set(VERTICALS)
     assert run["tasks"]["promote_family"] == "success"

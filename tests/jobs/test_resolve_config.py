@@ -11,7 +11,8 @@ import pytest
 from jobs import resolve_config
 from jobs.config import REPOSITORY, Windows, load_config
 from jobs.errors import ConfigError
-from jobs.resolve_config import _parse_moment, make_plan, resolve
+from jobs.family import student_names
+from jobs.resolve_config import _parse_moment, make_plan, resolve, run
 from tests.jobs.samples import contract, ledger, promotion, recipe
 
 # A day in Berlin ends at 23:00 UTC in winter; the gate window is its last twelve hours.
@@ -201,3 +202,27 @@ def test_the_command_ends_with_code_2_on_bad_overrides(tmp_path):
     assert done.returncode == 2
     assert "lapidary: --overrides: not JSON" in done.stderr
     assert done.stdout == ""
+
+
+def test_verticals_are_listed_by_who_teaches_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAPIDARY_HOME", str(tmp_path))
+    monkeypatch.setattr(resolve_config, "start_parent", lambda *_: "mlflow-run")
+    overrides = {"teachers": {"two_column-home": "teacher", "single_column-main": "domain"}}
+    details = run(resolve("tiny", overrides, date(2022, 5, 2), None, "run-1")).details
+    assert details["direct_verticals"] == ["two_column-home"]
+    others = ["single_column-main", "single_column-side", "two_column-browse"]
+    assert details["verticals"] == others
+
+
+def test_a_vertical_of_the_contract_alone_is_taught_and_promoted(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAPIDARY_HOME", str(tmp_path))
+    monkeypatch.setattr(resolve_config, "start_parent", lambda *_: "mlflow-run")
+    added = {"contract.domains.two_column.verticals.search": {"surfaces": ["99"]}}
+    config = resolve("tiny", added, date(2022, 5, 2), None, "run-1")
+    assert "two_column-search" in run(config).details["verticals"]
+    assert "kuairand-two_column-search" in student_names(config)
+
+
+def test_a_teacher_of_an_unknown_vertical_is_refused():
+    with pytest.raises(ConfigError, match=r"teachers: keys .* found \['two_column-hom'\]; correct"):
+        resolve("tiny", {"teachers": {"two_column-hom": "teacher"}}, date(2022, 5, 2), None, "r")

@@ -26,6 +26,18 @@ def test_models_are_in_the_order_of_the_family(tmp_path):
     ]
 
 
+def test_a_student_names_the_model_that_it_learns_from(tmp_path):
+    config = samples.first_run(tmp_path, teachers={"app-search": "teacher"})
+    found = {model.name: model.scorer for model in read_models(config, [])}
+    assert found == {
+        "shop-teacher": None,
+        "shop-app": "shop-teacher",
+        "shop-app-feed": "shop-app",
+        "shop-app-search": "shop-teacher",
+        "shop": None,
+    }
+
+
 def test_a_model_of_an_ended_run_has_no_figures(tmp_path):
     teacher = model_of(samples.first_run(tmp_path), TEACHER)
     assert (teacher.overall, teacher.absorbed, teacher.learnt) == ([], [], None)

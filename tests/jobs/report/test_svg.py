@@ -1,5 +1,6 @@
 """Drawings: escaped text, round ticks, gaps where a figure does not exist."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -98,3 +99,16 @@ def test_a_model_that_was_not_trained_is_said_so(tmp_path):
     drawn = svg(family_tree(gather(config).models))
     assert drawn.count("not trained in this run") == 3
     assert drawn.count("not judged") == 1
+
+
+def test_a_vertical_that_the_teacher_teaches_is_said_so(tmp_path):
+    plain = svg(family_tree(gather(samples.first_run(tmp_path / "plain")).models))
+    direct = samples.first_run(tmp_path / "direct", teachers={"app-search": "teacher"})
+    drawn = svg(family_tree(gather(direct).models))
+    assert "search, straight from the teacher" in drawn
+    assert "straight" not in plain
+    # One line leads to every student: the two verticals' from different models.
+    starts = [re.findall(r'd="M([\d.]+) [^"]*" class="link"', each) for each in (plain, drawn)]
+    assert [len(each) for each in starts] == [3, 3]
+    assert [len(set(each)) for each in starts] == [2, 2]
+    assert [starts[i].count(min(starts[i], key=float)) for i in (0, 1)] == [1, 2]
