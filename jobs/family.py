@@ -99,8 +99,10 @@ def earlier_families(config: RunConfig) -> list[Promotion]:
 
 
 def trained_from(config: RunConfig, name: str) -> datetime | None:
-    """UTC: what a model's parent had learnt; None where its training begins with the log."""
-    return None if parent_folder(config, name) is None else config.plan.trained_from
+    """UTC: what a model's parent had learnt; None for a model without one, whose training begins
+    with the log."""
+    families = earlier_families(config)
+    return config.plan.trained_from if families and name in families[-1].members else None
 
 
 def member_folder(config: RunConfig, family: Promotion | None, name: str) -> Path | None:

@@ -56,7 +56,7 @@ def _use(facts: Facts, model: Model) -> Iterator[str]:
 def _data(facts: Facts, model: Model) -> Iterator[str]:
     zone = facts.config.contract.time_zone
     if model.learnt is not None:
-        since = facts.config.plan.trained_from
+        since = facts.config.plan.trained_from if _has_parent(facts, model) else None
         start = "the first day of the run" if since is None else figures.moment(since, zone)
         yield f"{model.learnt:,} impressions whose labels matured from {start} to"
         yield f"{figures.moment(facts.config.plan.gate_start, zone)} {zone}; stage `final` has"
@@ -68,7 +68,7 @@ def _data(facts: Facts, model: Model) -> Iterator[str]:
 
 def _training(facts: Facts, model: Model) -> Iterator[str]:
     plan = facts.config.plan
-    if plan.parent is None:
+    if not _has_parent(facts, model):
         yield "Trained afresh, in one pass in order of time."
     else:
         yield f"One pass in order of time, from the weights of family #{plan.parent}."
@@ -78,6 +78,12 @@ def _training(facts: Facts, model: Model) -> Iterator[str]:
     if model.hashes:
         hashes = (f"`{stage}` {digest}" for stage, digest in model.hashes.items())
         yield f"Weights: {', '.join(hashes)}. Code: {facts.config.run.code_hash}."
+
+
+def _has_parent(facts: Facts, model: Model) -> bool:
+    """Whether the model went on from one of its own; a new one in a known family did not."""
+    parent = facts.lineage.parent
+    return facts.config.plan.parent is not None and (parent is None or model.name in parent.members)
 
 
 def _evaluation(facts: Facts, model: Model) -> Iterator[str]:

@@ -137,7 +137,7 @@ class Learner:
         if self.debiasing is not None:
             loss = loss + _debiasing(self.debiasing, self.ranker.config, output, piece)
         if isinstance(student, Student):
-            _refuse_parts(student, world)
+            _refuse_several_workers(student, world)
             loss = loss + distillation_terms(student, output, piece, share)
         self._check_finite("loss", loss, piece)
         for optimizer in self.optimizers:
@@ -180,7 +180,7 @@ class Learner:
             )
 
 
-def _refuse_parts(student: Student, world: int) -> None:
+def _refuse_several_workers(student: Student, world: int) -> None:
     compared = [x.loss for x in student.distillation.soft_labels if x.compares_rows]
     if compared and world > 1:
         raise ConfigError(

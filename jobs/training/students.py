@@ -2,7 +2,8 @@
 
 A student and its twin share initialisation, rows, order, steps and number of trials; only the
 distillation terms differ. The twin goes on from its own past, so that it is the student that the
-family would have had without a teacher.
+family would have had without a teacher. Parts that a student takes over from its scorer are a
+distillation term too, see `sharing`: the twin starts without them.
 """
 
 from __future__ import annotations
