@@ -78,9 +78,11 @@ class DistillationOptions(Frozen):
     out."""
     initialised: tuple[str, ...] = ()
     """Parts that a first run takes over from the scorer and then trains: paths in `Ranker`, such as
-    `tables.user_id` or `history`."""
+    `tables.user_id` or `history`. None of the labels that the student learns may have taught them,
+    so in a family's first run it begins where its scorer's first segment ends."""
     frozen: tuple[str, ...] = ()
-    """Parts that a first run takes over from the scorer and that never change again."""
+    """Parts that a first run takes over likewise and that never change again; values admitted later
+    read the out-of-vocabulary row of a frozen table."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> "DistillationOptions":
