@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from jobs.config import Timeline
+from typing import TYPE_CHECKING
+
 from jobs.errors import ConfigError
-from jobs.training.inputs import InputSpec
 from jobs.training_settings import Distillation, LongSequence, Network
 from model.config import (
     DistillationConfig,
@@ -16,6 +16,11 @@ from model.config import (
 )
 from model.embedding_config import ContentConfig
 from model.sequence_config import BranchConfig, UpstreamConfig
+
+if TYPE_CHECKING:
+    # A machine that only trains needs neither contracts nor packed arrays to build a model.
+    from jobs.config import Timeline
+    from jobs.training.inputs import InputSpec
 
 
 def ranker_config(
