@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -12,13 +12,15 @@ from torch.func import functional_call
 
 from jobs.errors import ConfigError
 from jobs.training.reader import Piece
-from jobs.training_settings import Debiasing, Trial
+from jobs.training_settings import Debiasing, NextEvent, Trial
+from jobs.vocabulary import OUT_OF_VOCABULARY
 from model import losses
 from model.config import RankerConfig
-from model.conversion import inverse_propensity_loss
+from model.conversion import Outcomes, doubly_robust_loss, inverse_propensity_loss
 from model.heads import zipper_logits
 from model.optim import Optimizers, WeightAverage
-from model.ranker import Ranker, RankerOutput, Student, StudentOutput
+from model.outputs import RankerOutput, StudentOutput
+from model.ranker import Ranker, Student
 
 
 @dataclass
@@ -29,16 +31,21 @@ class Progress:
     positives: Tensor
     loss: Tensor
     predicted: Tensor
+    num_foretold: Tensor
+    """Next events, and below their losses, which have nothing to do with tasks: equal for all."""
+    foretold_loss: Tensor
 
     @classmethod
     def none(cls, num_tasks: int) -> Progress:
         """Nothing seen."""
-        return cls(*torch.zeros(4, num_tasks, dtype=torch.float64))
+        return cls(*torch.zeros(6, num_tasks, dtype=torch.float64))
 
     @classmethod
     def of(cls, sums: Sequence[Sequence[float]]) -> Progress:
         """From sums as `stacked` orders them."""
-        return cls(*torch.tensor(sums, dtype=torch.float64))
+        held = torch.tensor(sums, dtype=torch.float64)
+        # Checkpoints from before next events were foretold have the first four.
+        return cls(*torch.cat([held, held.new_zeros(6 - len(held), held.shape[1])]))
 
     def add(self, logits: Tensor, labels: Tensor, mask: Tensor) -> None:
         """Add a batch that has been predicted and not yet learnt."""
@@ -49,9 +56,14 @@ class Progress:
         self.loss += (loss * mask).sum(0)
         self.predicted += (torch.sigmoid(z) * mask).sum(0)
 
+    def add_foretold(self, errors: Tensor, counts: Tensor) -> None:
+        """Add next events that have been foretold and not yet learnt."""
+        self.num_foretold += counts.sum()
+        self.foretold_loss += torch.where(counts, errors.detach(), 0.0).double().sum()
+
     def stacked(self) -> Tensor:
         """All sums as one tensor, for adding over workers."""
-        return torch.stack([self.num_rows, self.positives, self.loss, self.predicted])
+        return torch.stack([getattr(self, part.name) for part in fields(self)])
 
     def ne(self) -> list[float]:
         """Normalised entropy per task; NaN where undefined."""
@@ -60,6 +72,10 @@ class Progress:
             rate = y / n
             floor = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
             return (loss / n / floor).tolist()
+
+    def next_event_loss(self) -> float:
+        """Mean cross-entropy of next events; NaN where none were foretold."""
+        return float(self.foretold_loss[0] / self.num_foretold[0])
 
     def calibration(self) -> list[float]:
         """Predicted over observed events per task; NaN where none was observed."""
@@ -83,6 +99,8 @@ class Learner:
     """Of dropout, with the step and the rows."""
     debiasing: Debiasing | None = None
     """Of the conversions of a chain."""
+    next_event: NextEvent | None = None
+    """Of what the upstream foretells."""
     progress: Progress = field(init=False)
     num_steps: int = 0
     watched: list[tuple[np.ndarray, np.ndarray]] | None = None
@@ -127,6 +145,13 @@ class Learner:
             loss = loss + _debiasing(self.debiasing, self.ranker.config, output, piece)
         if isinstance(self.bare, Student):
             loss = loss + _distillation(self.bare, output, piece)
+        foretold = piece.batch.next_events
+        if self.next_event is not None and foretold is not None:
+            assert output.next_event_errors is not None and piece.num_next_events is not None
+            counts = foretold.target != OUT_OF_VOCABULARY
+            errors = torch.where(counts, output.next_event_errors, 0.0)
+            number = piece.num_next_events.clamp(min=1.0)
+            loss = loss + self.next_event.weight * errors.sum() / number
         self._check_finite("loss", loss, piece)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -136,6 +161,10 @@ class Learner:
         norm = nn.utils.clip_grad_norm_([p for p in dense if p.grad is not None], self.clip_norm)
         self._check_finite("gradient's norm", norm, piece)
         self.progress.add(output.logits, piece.labels, served)
+        if output.next_event_errors is not None and foretold is not None:
+            self.progress.add_foretold(
+                output.next_event_errors, foretold.target != OUT_OF_VOCABULARY
+            )
         warm = min(1.0, (self.num_steps + 1) / max(1, self.warmup_steps))
         rates = (self.trial.lr_dense, self.trial.lr_sparse)
         for optimizer, rate in zip(self.optimizers, rates, strict=True):
@@ -167,7 +196,7 @@ class Learner:
 def _debiasing(
     settings: Debiasing, config: RankerConfig, output: RankerOutput | StudentOutput, piece: Piece
 ) -> Tensor:
-    """The loss of a chain's conversions on clicked rows, weighted to stand for all.
+    """The loss of a chain's conversions on clicked rows, corrected to stand for all.
 
     A click is learnt when its own window closes; here only its label is read, at a conversion's.
     """
@@ -176,16 +205,20 @@ def _debiasing(
     click = config.tasks.index(chain.click)
     clicks = piece.labels[:, click]
     total = towers.new_zeros(())
-    for task in map(config.tasks.index, chain.conversions):
-        total = total + inverse_propensity_loss(
-            towers[:, click],
-            towers[:, task],
-            clicks.nan_to_num(0.0),
-            piece.labels[:, task],
-            piece.mask[:, task] & ~clicks.isnan(),
-            piece.num_labels[task],
-            settings.max_weight,
+    for place, task in enumerate(map(config.tasks.index, chain.conversions)):
+        outcomes = Outcomes(
+            clicks=clicks.nan_to_num(0.0),
+            conversions=piece.labels[:, task],
+            mask=piece.mask[:, task] & ~clicks.isnan(),
+            normaliser=piece.num_labels[task],
         )
+        logits = towers[:, click], towers[:, task]
+        if settings.kind == "ips":
+            total = total + inverse_propensity_loss(*logits, outcomes, settings.max_weight)
+        else:
+            assert output.imputed_errors is not None, "a doubly robust loss has its heads"
+            errors = output.imputed_errors[:, place]
+            total = total + doubly_robust_loss(*logits, errors, outcomes, settings.max_weight)
     return settings.weight * total
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobs.errors import ConfigError
-from jobs.training_settings import Distillation, LongSequence, Network
+from jobs.training_settings import Distillation, LongSequence, Network, Training
 from model.config import (
     DistillationConfig,
     FieldConfig,
@@ -30,6 +30,7 @@ def ranker_config(
     domains: list[str],
     tasks: list[str],
     content_dim: int | None = None,
+    training: Training | None = None,
 ) -> RankerConfig:
     """The shape of a model that reads all packed features.
 
@@ -40,6 +41,7 @@ def ranker_config(
         domains: Domains with heads of their own.
         tasks: Tasks to predict.
         content_dim: Width of the packed vectors of content; None where there are none.
+        training: Losses that need heads of their own; None for those of the labels alone.
 
     Raises:
         ConfigError: The network reads content and none is packed.
@@ -62,6 +64,7 @@ def ranker_config(
             downstream=network.downstream,
             upstream=_upstream(network.upstream) if network.upstream else None,
             interformer=network.interformer,
+            next_event=training.next_event.field if training and training.next_event else None,
         )
     fields = tuple(FieldConfig(name=name, table=name) for name in spec.categorical)
     read = {field.table for field in fields} | (
@@ -88,6 +91,7 @@ def ranker_config(
         domain_heads=network.domain_heads,
         num_windows=spec.num_windows(tasks) if network.zipper else 1,
         chain=network.chain,
+        imputes_errors=bool(training and training.debiasing and training.debiasing.kind == "dr"),
         dropout=network.dropout,
     )
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from jobs.training.inputs import InputSpec, Packed
 from jobs.training.segments import Segment
+from jobs.training_settings import NextEvent
 from jobs.vocabulary import OUT_OF_VOCABULARY
 from model.batch import Batch
+from model.next_event import NextEvents
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Piece:
     """Labels that count and have a score in the global batch, per task."""
     window: Tensor | None = None
     """Window of each label, the longest last; None where labels have one window each."""
+    num_next_events: Tensor | None = None
+    """Events to foretell in the global batch; None where none are."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Reader:
     """Whether the model reads vectors of content."""
     zipper: bool = False
     """Whether labels are learnt under the windows that their impressions were assigned."""
+    next_event: NextEvent | None = None
+    """What the model foretells of each row's newest event."""
 
     def rows(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         """Rows with a label that matured in a segment, in time order, and which labels did."""
@@ -132,16 +138,64 @@ class Reader:
                 # Fewer rows than workers: this one takes part with a row that counts for nothing.
                 taken, mask = rows[whole][:1], np.zeros_like(masks[whole][:1])
             windows = self.windows(taken)
+            batch = _in_vocabulary(self.batch(taken), self.packed.spec)
+            num_next_events = None
+            if self.next_event is not None:
+                next_events, number = self._next_events(rows[whole], taken, mask)
+                batch = replace(batch, next_events=next_events)
+                num_next_events = torch.tensor(float(number))
             yield Piece(
                 rows=taken,
-                batch=_in_vocabulary(self.batch(taken), self.packed.spec),
+                batch=batch,
                 labels=torch.from_numpy(self.labels(taken)),
                 mask=torch.from_numpy(mask),
                 num_labels=_counts(masks[whole]),
                 teacher=None if self.teacher is None else torch.from_numpy(self.teacher[taken]),
                 num_scores=None if scored is None else _counts(masks[whole] & scored),
                 window=None if windows is None else torch.from_numpy(windows),
+                num_next_events=num_next_events,
             )
+
+    def _next_events(
+        self, rows: np.ndarray, taken: np.ndarray, mask: np.ndarray
+    ) -> tuple[NextEvents, int]:
+        """What a worker's rows foretell, told apart from what all workers' rows do.
+
+        Negatives are drawn by the rows of the global batch alone, so that all workers, and a
+        resumed run, draw the same.
+
+        Args:
+            rows: The global batch.
+            taken: The worker's rows of it.
+            mask: Which labels of these count; a row without any foretells nothing.
+
+        Returns:
+            What is foretold, and how many events are in the global batch.
+        """
+        assert self.next_event is not None
+        field = self.next_event.field
+        table = self.packed.spec.event_fields[field]
+        evicted = self.packed.spec.evicted.get(table, [])
+
+        def known(at: np.ndarray) -> np.ndarray:
+            newest = self.packed.newest_events(at, field)
+            return np.where(np.isin(newest, evicted), OUT_OF_VOCABULARY, newest)
+
+        every = known(rows)
+        every = every[every != OUT_OF_VOCABULARY]
+        values, occurrences = np.unique(every, return_counts=True)
+        log_share = np.log(occurrences / max(1, len(every))).astype(np.float32)
+        draw = np.random.default_rng([len(rows), int(rows[0])])
+        drawn = (
+            draw.choice(len(values), self.next_event.num_negatives, p=occurrences / len(every))
+            if len(values)
+            else np.zeros(0, np.int64)
+        )
+        target = np.where(mask.any(axis=1), known(taken), OUT_OF_VOCABULARY)
+        place = np.searchsorted(values, target)
+        own = np.append(log_share, 0.0)[np.where(target == OUT_OF_VOCABULARY, -1, place)]
+        parts = target, own.astype(np.float32), values[drawn], log_share[drawn]
+        return NextEvents(*map(torch.from_numpy, parts)), len(every)
 
 
 def _in_vocabulary(batch: Batch, spec: InputSpec) -> Batch:
