@@ -51,19 +51,23 @@ class Progress:
         """Add a batch that has been predicted and not yet learnt."""
         z, y = logits.detach().double(), labels.double().nan_to_num(0.0)
         loss = nn.functional.binary_cross_entropy_with_logits(z, y, reduction="none")
-        self.num_rows += mask.double().sum(0)
-        self.positives += (y * mask).sum(0)
-        self.loss += (loss * mask).sum(0)
-        self.predicted += (torch.sigmoid(z) * mask).sum(0)
+        each = torch.stack([mask.double(), y * mask, loss * mask, torch.sigmoid(z) * mask])
+        sums = each.sum(1).to(self.num_rows.device)
+        for total, more in zip(self.parts()[:4], sums, strict=True):
+            total.add_(more)
 
-    def add_foretold(self, errors: Tensor, counts: Tensor) -> None:
-        """Add next events that have been foretold and not yet learnt."""
-        self.num_foretold += counts.sum()
-        self.foretold_loss += torch.where(counts, errors.detach(), 0.0).double().sum()
+    def add_foretold(self, errors: Tensor) -> None:
+        """Add the losses of next events that have been foretold and not yet learnt."""
+        self.num_foretold += len(errors)
+        self.foretold_loss += errors.detach().double().sum().item()
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """The sums, in the order of `stacked`."""
+        return tuple(getattr(self, part.name) for part in fields(self))
 
     def stacked(self) -> Tensor:
         """All sums as one tensor, for adding over workers."""
-        return torch.stack([getattr(self, part.name) for part in fields(self)])
+        return torch.stack(self.parts())
 
     def ne(self) -> list[float]:
         """Normalised entropy per task; NaN where undefined."""
@@ -145,13 +149,10 @@ class Learner:
             loss = loss + _debiasing(self.debiasing, self.ranker.config, output, piece)
         if isinstance(self.bare, Student):
             loss = loss + _distillation(self.bare, output, piece)
-        foretold = piece.batch.next_events
-        if self.next_event is not None and foretold is not None:
-            assert output.next_event_errors is not None and piece.num_next_events is not None
-            counts = foretold.target != OUT_OF_VOCABULARY
-            errors = torch.where(counts, output.next_event_errors, 0.0)
+        surprises = _surprises(output, piece)
+        if self.next_event is not None and piece.num_next_events is not None:
             number = piece.num_next_events.clamp(min=1.0)
-            loss = loss + self.next_event.weight * errors.sum() / number
+            loss = loss + self.next_event.weight * surprises.sum() / number
         self._check_finite("loss", loss, piece)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -161,10 +162,7 @@ class Learner:
         norm = nn.utils.clip_grad_norm_([p for p in dense if p.grad is not None], self.clip_norm)
         self._check_finite("gradient's norm", norm, piece)
         self.progress.add(output.logits, piece.labels, served)
-        if output.next_event_errors is not None and foretold is not None:
-            self.progress.add_foretold(
-                output.next_event_errors, foretold.target != OUT_OF_VOCABULARY
-            )
+        self.progress.add_foretold(surprises)
         warm = min(1.0, (self.num_steps + 1) / max(1, self.warmup_steps))
         rates = (self.trial.lr_dense, self.trial.lr_sparse)
         for optimizer, rate in zip(self.optimizers, rates, strict=True):
@@ -181,8 +179,8 @@ class Learner:
         self.bare.eval()
         output = functional_call(self.bare, self.average.averages, (piece.batch,))
         self.bare.train()
-        counts = piece.mask.any(dim=1).numpy()
-        probabilities = torch.sigmoid(output.logits).numpy()
+        counts = piece.mask.any(dim=1).cpu().numpy()
+        probabilities = torch.sigmoid(output.logits).cpu().numpy()
         self.watched.append((piece.rows[counts], probabilities[counts]))
 
     def _check_finite(self, what: str, value: Tensor, piece: Piece) -> None:
@@ -191,6 +189,15 @@ class Learner:
                 f"training: the {what} is {value.item()} at step {self.num_steps}, rows "
                 f"{piece.rows[:5].tolist()}…; lower the learning rate or look at these rows"
             )
+
+
+def _surprises(output: RankerOutput | StudentOutput, piece: Piece) -> Tensor:
+    """Losses of the next events that a batch asks for; none where it asks for none."""
+    events = piece.batch.next_events
+    if events is None:
+        return output.logits.new_zeros(0)
+    assert output.next_event_errors is not None, "the upstream foretells what the batch asks for"
+    return output.next_event_errors[events.target != OUT_OF_VOCABULARY]
 
 
 def _debiasing(

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from jobs.training.inputs import InputSpec, Packed
+from jobs.training.next_events import next_events
 from jobs.training.segments import Segment
 from jobs.training_settings import NextEvent
 from jobs.vocabulary import OUT_OF_VOCABULARY
 from model.batch import Batch
-from model.next_event import NextEvents
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,24 @@ class Piece:
     """Window of each label, the longest last; None where labels have one window each."""
     num_next_events: Tensor | None = None
     """Events to foretell in the global batch; None where none are."""
+
+    def to(self, device: str) -> Piece:
+        """The same rows with every tensor on a device."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return Piece(
+            rows=self.rows,
+            batch=self.batch.map(lambda tensor: tensor.to(device)),
+            labels=self.labels.to(device),
+            mask=self.mask.to(device),
+            num_labels=self.num_labels.to(device),
+            teacher=moved(self.teacher),
+            num_scores=moved(self.num_scores),
+            window=moved(self.window),
+            num_next_events=moved(self.num_next_events),
+        )
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,8 @@ class Reader:
     """Whether labels are learnt under the windows that their impressions were assigned."""
     next_event: NextEvent | None = None
     """What the model foretells of each row's newest event."""
+    device: str = "cpu"
+    """Where the model is, and so where its batches go."""
 
     def rows(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         """Rows with a label that matured in a segment, in time order, and which labels did."""
@@ -141,10 +161,10 @@ class Reader:
             batch = _in_vocabulary(self.batch(taken), self.packed.spec)
             num_next_events = None
             if self.next_event is not None:
-                next_events, number = self._next_events(rows[whole], taken, mask)
-                batch = replace(batch, next_events=next_events)
-                num_next_events = torch.tensor(float(number))
-            yield Piece(
+                asked = next_events(self.packed, self.next_event, rows[whole], taken, mask)
+                batch = replace(batch, next_events=asked.events)
+                num_next_events = torch.tensor(float(asked.num_events))
+            piece = Piece(
                 rows=taken,
                 batch=batch,
                 labels=torch.from_numpy(self.labels(taken)),
@@ -155,47 +175,7 @@ class Reader:
                 window=None if windows is None else torch.from_numpy(windows),
                 num_next_events=num_next_events,
             )
-
-    def _next_events(
-        self, rows: np.ndarray, taken: np.ndarray, mask: np.ndarray
-    ) -> tuple[NextEvents, int]:
-        """What a worker's rows foretell, told apart from what all workers' rows do.
-
-        Negatives are drawn by the rows of the global batch alone, so that all workers, and a
-        resumed run, draw the same.
-
-        Args:
-            rows: The global batch.
-            taken: The worker's rows of it.
-            mask: Which labels of these count; a row without any foretells nothing.
-
-        Returns:
-            What is foretold, and how many events are in the global batch.
-        """
-        assert self.next_event is not None
-        field = self.next_event.field
-        table = self.packed.spec.event_fields[field]
-        evicted = self.packed.spec.evicted.get(table, [])
-
-        def known(at: np.ndarray) -> np.ndarray:
-            newest = self.packed.newest_events(at, field)
-            return np.where(np.isin(newest, evicted), OUT_OF_VOCABULARY, newest)
-
-        every = known(rows)
-        every = every[every != OUT_OF_VOCABULARY]
-        values, occurrences = np.unique(every, return_counts=True)
-        log_share = np.log(occurrences / max(1, len(every))).astype(np.float32)
-        draw = np.random.default_rng([len(rows), int(rows[0])])
-        drawn = (
-            draw.choice(len(values), self.next_event.num_negatives, p=occurrences / len(every))
-            if len(values)
-            else np.zeros(0, np.int64)
-        )
-        target = np.where(mask.any(axis=1), known(taken), OUT_OF_VOCABULARY)
-        place = np.searchsorted(values, target)
-        own = np.append(log_share, 0.0)[np.where(target == OUT_OF_VOCABULARY, -1, place)]
-        parts = target, own.astype(np.float32), values[drawn], log_share[drawn]
-        return NextEvents(*map(torch.from_numpy, parts)), len(every)
+            yield piece if self.device == "cpu" else piece.to(self.device)
 
 
 def _in_vocabulary(batch: Batch, spec: InputSpec) -> Batch:

@@ -132,6 +132,7 @@ def student_reader(
         content=network.content,
         zipper=network.zipper,
         next_event=training.next_event,
+        device=config.resources.device,
     )
 
 
@@ -184,6 +185,8 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         registered, _ = tracking.register(mlflow_run, plan.name, judged, "judged", tags)
         tracking.set_challenger(mlflow_run, plan.name, registered)
         mlflow_run.metrics({"student_ne": student.ne, "twin_ne": twin.ne}, step=0)
+        with tracking.child_run(config, *_twin_run(plan), below=mlflow_run) as twin_run:
+            tracking.log_training(twin_run, config, twin.card, training, packed, twin.results)
     return JobSummary(
         job=f"train_{plan.kind}_student",
         part=plan.vertical or plan.domain,
@@ -205,6 +208,11 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         },
         mlflow_run=mlflow_run.id,
     )
+
+
+def _twin_run(plan: StudentPlan) -> tuple[str, str]:
+    """Name and kind of the MLflow run of a student's twin."""
+    return f"{plan.name}-{TWIN}", f"{plan.kind}_{TWIN}"
 
 
 def student_card(

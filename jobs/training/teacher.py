@@ -105,4 +105,5 @@ def teacher_reader(config: RunConfig, packed: Packed) -> Reader:
         content=network.content,
         zipper=network.zipper,
         next_event=config.teacher.next_event,
+        device=config.resources.device,
     )
