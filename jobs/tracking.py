@@ -271,6 +271,8 @@ def log_training(
         for kind, values in (("ne", result.ne), ("calibration", result.calibration)):
             for task, value in zip(ranker.tasks, values, strict=True):
                 curves.setdefault(f"before_update/{kind}_{task}", []).append((index, value))
+        foretold = curves.setdefault("before_update/next_event_loss", [])
+        foretold.append((index, result.next_event_loss))
     run.curves(curves)
 
 

@@ -89,12 +89,26 @@ class Trial(Settings):
 
 
 class Debiasing(Settings):
-    """A loss that corrects a chain's conversions for who clicked (ESCM²-IPS)."""
+    """A loss that corrects a chain's conversions for who clicked (ESCM²)."""
 
+    kind: Literal["ips", "dr"] = "ips"
+    """Inverse propensities alone, or doubly robust: with heads that expect the errors of
+    conversions, which also stand for impressions without a click."""
     weight: float = Field(gt=0)
     """Weight beside the loss of the labels."""
     max_weight: float = Field(default=20.0, ge=1)
     """c: largest inverse propensity of a click."""
+
+
+class NextEvent(Settings):
+    """A loss that teaches the upstream to foretell each row's newest event."""
+
+    field: Literal["item_id", "event_type", "surface"] = "item_id"
+    """What of the event is foretold."""
+    weight: float = Field(gt=0)
+    """Weight beside the loss of the labels."""
+    num_negatives: int = Field(default=128, ge=1)
+    """Values that it is told apart from, drawn for each batch from what the batch foretells."""
 
 
 class Training(Settings):
@@ -114,14 +128,21 @@ class Training(Settings):
     """Gradient norm at which dense gradients are clipped."""
     debiasing: Debiasing | None = None
     """Beside the loss of a chain; none if left out."""
+    next_event: NextEvent | None = None
+    """A loss on the long sequence alone, beside that of the labels; none if left out."""
     seed: int = 0
 
     @model_validator(mode="after")
-    def _debiases_a_chain(self) -> Training:
+    def _losses_have_their_network(self) -> Training:
         if self.debiasing and self.network.chain is None:
             raise ValueError(
                 "debiasing: it corrects the conversions of network.chain; found no chain; declare "
                 "one, or leave debiasing out"
+            )
+        if self.next_event and self.network.upstream is None:
+            raise ValueError(
+                "next_event: the long sequence foretells; found no network.upstream; configure "
+                "one, or leave next_event out"
             )
         return self
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from model.config import RankerConfig
 from model.embedding_config import ContentConfig
 from model.embeddings import Bag
+from model.next_event import NextEvents
 
 
 class RowEvents(NamedTuple):
@@ -128,6 +129,7 @@ class Batch:
         history: The rows' timelines, or None for a ranker that reads none.
         bags: The values of every bag, in the order of `RankerConfig.bags`.
         content: Given vectors in the order of `RankerConfig.content`; NaN where missing.
+        next_events: What the next-event loss asks, or None where nothing is to be learnt.
 
     Raises:
         ValueError: If there is no row, or the parts disagree on the number of rows.
@@ -139,6 +141,7 @@ class Batch:
     history: Timelines | None = None
     bags: tuple[Bag, ...] = ()
     content: tuple[Float32[Tensor, "B _"], ...] = ()
+    next_events: NextEvents | None = None
 
     def __post_init__(self) -> None:
         counts = {
@@ -150,6 +153,8 @@ class Batch:
             counts["history"] = self.history.num_rows
         counts |= {f"bags[{i}]": len(bag.offsets) - 1 for i, bag in enumerate(self.bags)}
         counts |= {f"content[{i}]": len(vectors) for i, vectors in enumerate(self.content)}
+        if self.next_events is not None:
+            counts["next_events"] = len(self.next_events.target)
         if len(set(counts.values())) > 1 or self.num_rows == 0:
             raise ValueError(
                 "batch: all parts must have the same number of rows, at least one; found "
@@ -170,6 +175,7 @@ class Batch:
             self.history.map(function) if self.history else None,
             tuple(Bag(function(bag.values), function(bag.offsets)) for bag in self.bags),
             tuple(function(vectors) for vectors in self.content),
+            NextEvents(*map(function, self.next_events)) if self.next_events else None,
         )
 
 

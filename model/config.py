@@ -1,80 +1,14 @@
 """Configuration of one ranker, frozen and checked where fields meet."""
 
-from collections import Counter
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from model.embedding_config import BagConfig, ContentConfig, FieldConfig, GroupConfig, TableConfig
-from model.frozen import Frozen
+from model.frozen import Frozen, refuse_duplicates
 from model.heads_config import ChainConfig
+from model.history_config import HistoryConfig
 from model.interaction.config import Interaction
-from model.sequence.config import Downstream, TargetAttentionConfig
-from model.sequence_config import InterFormerConfig, UpstreamConfig
-
-
-class HistoryConfig(Frozen):
-    """The user's timeline and how it is read.
-
-    Alone it is the downstream: the candidate reads the latest events. The GEM form adds the
-    upstream, which reads the whole timeline once for all impressions, and InterFormer.
-    """
-
-    fields: tuple[FieldConfig, ...]
-    """Categorical columns of one event."""
-    num_dense: int = Field(ge=0)
-    """Dense columns of one event, for example the log of its value."""
-    content: tuple[ContentConfig, ...] = ()
-    """Given vectors of one event, for example a text embedding of its item."""
-    num_heads: PositiveInt
-    """Heads (H) of every attention; they divide the ranker's width."""
-    num_summary_tokens: PositiveInt
-    """Queries made from the candidate, and tokens that the history adds (S)."""
-    max_events: PositiveInt
-    """Latest events that a row reads (N)."""
-    downstream: Downstream = TargetAttentionConfig()
-    """How the candidate reads them, chosen by its `kind`."""
-    upstream: UpstreamConfig | None = None
-    """The long sequence; its batches hold timelines from their first event on."""
-    interformer: InterFormerConfig | None = None
-    """The interleaving with the row's features; without it they meet in the interaction stack."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that the history adds to the row's own."""
-        upstream = self.upstream
-        long = len(upstream.branches) * upstream.num_summary_tokens if upstream else 0
-        return self.num_summary_tokens + long
-
-    @model_validator(mode="after")
-    def _check(self) -> "HistoryConfig":
-        _refuse_duplicates(
-            "history.fields and content", (each.name for each in (*self.fields, *self.content))
-        )
-        names = [field.name for field in self.fields]
-        for branch in self.upstream.branches if self.upstream else ():
-            if branch.field is not None and branch.field not in names:
-                raise ValueError(
-                    f"history.upstream.branches: a family's field must be one of {names}; found "
-                    f"{branch.field!r}; correct the name"
-                )
-        if self.interformer and self.interformer.max_events > self.max_events:
-            raise ValueError(
-                f"history.interformer.max_events: at most history.max_events ({self.max_events}); "
-                f"found {self.interformer.max_events}; shorten the sequence"
-            )
-        if several := [field.name for field in self.fields if field.num_tokens > 1]:
-            raise ValueError(
-                f"history.fields: an event is one token; found {several} with more than one; "
-                "leave num_tokens out"
-            )
-        if not self.fields and not self.content and self.num_dense == 0:
-            raise ValueError(
-                "history: an event needs at least one column; found no fields and num_dense 0; "
-                "name a field, or leave history out"
-            )
-        return self
 
 
 class RankerConfig(Frozen):
@@ -114,6 +48,8 @@ class RankerConfig(Frozen):
     """Attribution windows with heads of their own (K); the longest is served."""
     chain: ChainConfig | None = None
     """Click and conversion as one chain, or None for tasks that stand alone."""
+    imputes_errors: bool = False
+    """Whether heads expect the errors of the chain's conversions, for a doubly robust loss."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the representation dropped before the heads in training."""
 
@@ -148,15 +84,20 @@ class RankerConfig(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> "RankerConfig":
-        _refuse_duplicates("tables", (table.name for table in self.tables))
+        refuse_duplicates("tables", (table.name for table in self.tables))
         named = (*self.fields, *self.bags, *self.content)
-        _refuse_duplicates("fields, bags and content", (each.name for each in named))
-        _refuse_duplicates("domains", self.domains)
-        _refuse_duplicates("tasks", self.tasks)
+        refuse_duplicates("fields, bags and content", (each.name for each in named))
+        refuse_duplicates("domains", self.domains)
+        refuse_duplicates("tasks", self.tasks)
         self._check_tables()
         self._check_groups()
         if self.chain:
             self.chain.check(self.tasks)
+        if self.imputes_errors and not self.chain:
+            raise ValueError(
+                "imputes_errors: the errors are those of a chain's conversions; found no chain; "
+                "declare one, or leave imputes_errors out"
+            )
         if self.chain and self.num_windows > 1:
             raise ValueError(
                 "chain: its click and its conversions are of one window each; found num_windows "
@@ -195,7 +136,7 @@ class RankerConfig(Frozen):
 
     def _check_groups(self) -> None:
         grouped = [name for group in self.groups for name in group.fields]
-        _refuse_duplicates("groups", grouped)
+        refuse_duplicates("groups", grouped)
         single = {field.name for field in (*self.fields, *self.bags) if field.num_tokens == 1}
         if wrong := sorted(set(grouped) - single):
             raise ValueError(
@@ -236,10 +177,3 @@ class RankerConfig(Frozen):
                 f"tables: every table must be used by a field; found unused {unused}; "
                 "remove them or add the fields that read them"
             )
-
-
-def _refuse_duplicates(path: str, names: Iterable[str]) -> None:
-    if duplicates := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise ValueError(
-            f"{path}: names must be unique; found {duplicates} more than once; rename them"
-        )

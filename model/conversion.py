@@ -1,16 +1,31 @@
 """Click and then conversion: one chain over all impressions, and corrections for who clicked.
 
 Notation, per impression: a and b the log-odds of a click and of a conversion given one, y whether
-it was clicked, z whether it converted. Losses are sums over rows divided by a given number, as in
-`model.losses`.
+it was clicked, z whether it converted, m whether it counts. Losses are sums over rows divided by a
+given number n, as in `model.losses`, so that those of the parts of a batch add up.
 
 Paper: ESMM (arXiv 1804.07931); ESCM² (arXiv 2204.05125).
 """
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+
+class Outcomes(NamedTuple):
+    """What is known of a batch's impressions."""
+
+    clicks: Float[Tensor, " B"]
+    """y: 0 or 1."""
+    conversions: Float[Tensor, " B"]
+    """z: 0 or 1; anything where there was no click or the mask is False."""
+    mask: Bool[Tensor, " B"]
+    """m: whether the impression counts."""
+    normaliser: Float[Tensor, ""]
+    """n: impressions that count in the global batch, clicked or not; below 1 it is taken as 1."""
 
 
 def chained_log_odds(
@@ -28,11 +43,7 @@ def chained_log_odds(
 
 
 def chain_loss(
-    click_logits: Float[Tensor, " B"],
-    conversion_logits: Float[Tensor, " B"],
-    labels: Float[Tensor, " B"],
-    mask: Bool[Tensor, " B"],
-    normaliser: Float[Tensor, ""],
+    click_logits: Float[Tensor, " B"], conversion_logits: Float[Tensor, " B"], outcomes: Outcomes
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the chain on clicks that converted, over all impressions.
 
@@ -43,16 +54,12 @@ def chain_loss(
 
     Paper: ESMM, equation 3.
     Differs: the mask and the divisor.
-
-    Args:
-        click_logits: Log-odds of a click.
-        conversion_logits: Log-odds of a conversion, given a click.
-        labels: Whether the impression was clicked and converted; anything where the mask is False.
-        mask: Whether the label counts.
-        normaliser: Labels that count in the global batch; below 1 it is taken as 1.
     """
     logits = chained_log_odds(click_logits, conversion_logits)
-    return (_cross_entropy(logits, labels, mask) * mask).sum() / normaliser.clamp(min=1.0)
+    # An impression without a click did not convert, whatever stands there.
+    labels = torch.where(outcomes.clicks > 0, outcomes.conversions, 0.0)
+    losses = _cross_entropy(logits, labels, outcomes.mask) * outcomes.mask
+    return losses.sum() / outcomes.normaliser.clamp(min=1.0)
 
 
 def click_weights(
@@ -73,48 +80,30 @@ def click_weights(
 def inverse_propensity_loss(
     click_logits: Float[Tensor, " B"],
     conversion_logits: Float[Tensor, " B"],
-    clicks: Float[Tensor, " B"],
-    conversions: Float[Tensor, " B"],
-    mask: Bool[Tensor, " B"],
-    normaliser: Float[Tensor, ""],
+    outcomes: Outcomes,
     max_weight: float,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the conversion on clicked rows, weighted to stand for all impressions.
 
-    L_IPS = Σ_b m_b · w_b · h(b_b, z_b) / n
+    L_IPS = Σ_b m_b · w_b · e_b / n,  e_b = h(b_b, z_b)
 
     Where clicks follow the click's tower its expectation is the loss over all impressions.
 
     Paper: ESCM², equation 8 (ESCM²-IPS).
-    Differs: the clipping, the mask and the divisor.
-
-    Args:
-        click_logits: Log-odds of a click, the propensity.
-        conversion_logits: Log-odds of a conversion, given a click.
-        clicks: 0 or 1.
-        conversions: 0 or 1; anything where there was no click or the mask is False.
-        mask: Whether the impression counts.
-        normaliser: Impressions that count in the global batch, clicked or not; below 1 it is
-            taken as 1.
-        max_weight: Largest weight of a row (c).
+    Differs: the clipping at `max_weight` (c), the mask and the divisor.
     """
-    counted = mask & (clicks > 0)
-    weights = torch.where(counted, click_weights(click_logits, clicks, max_weight), 0.0)
-    losses = _cross_entropy(conversion_logits, conversions, counted)
-    return (weights * losses).sum() / normaliser.clamp(min=1.0)
+    _, weights, errors = _clicked(click_logits, conversion_logits, outcomes, max_weight)
+    return (weights * errors).sum() / outcomes.normaliser.clamp(min=1.0)
 
 
 def doubly_robust_loss(
     click_logits: Float[Tensor, " B"],
     conversion_logits: Float[Tensor, " B"],
     imputed_errors: Float[Tensor, " B"],
-    clicks: Float[Tensor, " B"],
-    conversions: Float[Tensor, " B"],
-    mask: Bool[Tensor, " B"],
-    normaliser: Float[Tensor, ""],
+    outcomes: Outcomes,
     max_weight: float,
 ) -> Float[Tensor, ""]:
-    """Imputed errors for all impressions, corrected where there was a click.
+    """Imputed errors ê for all impressions, corrected where there was a click.
 
     L_DR = Σ_b m_b · (ê_b + w_b (e_b − ê_b) + w_b (e_b − ê_b)²) / n,  e_b = h(b_b, z_b)
 
@@ -122,24 +111,23 @@ def doubly_robust_loss(
     errors are right; the third teaches the imputed errors.
 
     Paper: ESCM², equations 9 and 10 (ESCM²-DR).
-    Differs: the clipping, the mask and the divisor.
-
-    Args:
-        click_logits: As in `inverse_propensity_loss`, and so are the others.
-        conversion_logits: Log-odds of a conversion, given a click.
-        imputed_errors: Errors that a tower of its own expects (ê).
-        clicks: 0 or 1.
-        conversions: 0 or 1; anything where there was no click or the mask is False.
-        mask: Whether the impression counts.
-        normaliser: Impressions that count in the global batch; below 1 it is taken as 1.
-        max_weight: Largest weight of a row (c).
+    Differs: as `inverse_propensity_loss`.
     """
-    counted = mask & (clicks > 0)
-    weights = torch.where(counted, click_weights(click_logits, clicks, max_weight), 0.0)
-    gaps = _cross_entropy(conversion_logits, conversions, counted) - imputed_errors
-    imputed = torch.where(mask, imputed_errors, 0.0)
+    counted, weights, errors = _clicked(click_logits, conversion_logits, outcomes, max_weight)
+    gaps = errors - imputed_errors
+    imputed = torch.where(outcomes.mask, imputed_errors, 0.0)
     corrections = torch.where(counted, gaps + gaps.square(), 0.0)
-    return (imputed + weights * corrections).sum() / normaliser.clamp(min=1.0)
+    return (imputed + weights * corrections).sum() / outcomes.normaliser.clamp(min=1.0)
+
+
+def _clicked(
+    click_logits: Tensor, conversion_logits: Tensor, outcomes: Outcomes, max_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which rows were clicked and count, their weights, and the errors of the conversion there."""
+    counted = outcomes.mask & (outcomes.clicks > 0)
+    weights = click_weights(click_logits, outcomes.clicks, max_weight)
+    weights = torch.where(counted, weights, 0.0)
+    return counted, weights, _cross_entropy(conversion_logits, outcomes.conversions, counted)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:

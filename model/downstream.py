@@ -88,7 +88,7 @@ class HstuDownstream(nn.Module):
         candidates = self.compress(tokens).flatten(0, 1)  # B·S D
         sequence = events.new_zeros(len(place) + len(last), events.shape[1])
         sequence = sequence.index_copy(0, place, events.index_select(0, read.event))
-        sequence = sequence.index_copy(0, last, candidates)
+        sequence = sequence.index_copy(0, last, candidates.to(sequence.dtype))
         times = read.event.new_zeros(len(sequence))
         times[place] = history.event_us[read.event] // _MICROSECONDS
         times[last] = history.row_us.repeat_interleave(num_last) // _MICROSECONDS

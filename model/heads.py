@@ -57,11 +57,15 @@ class DomainTaskHeads(nn.Module):
     Paper: Wukong, section 3.3 (final MLP); ExFM (arXiv 2502.17494), task heads; Lattice (arXiv
         2512.09200), untied parameters where domains conflict.
     Differs: a head, or a final layer, per domain and task, where the papers show one per task.
+
+    Args:
+        config: Shape of the ranker.
+        num_tasks: Outputs of each domain (Y); those of the config if left out.
     """
 
-    def __init__(self, config: RankerConfig) -> None:
+    def __init__(self, config: RankerConfig, num_tasks: int | None = None) -> None:
         super().__init__()
-        self.num_tasks = len(config.tasks)
+        self.num_tasks = num_tasks or len(config.tasks)
         shared, own = _head_widths(config)
         self.shared = StackedMLP(self.num_tasks, shared) if shared else None
         self.domains = nn.ModuleList(StackedMLP(self.num_tasks, own) for _ in config.domains)

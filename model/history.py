@@ -1,16 +1,28 @@
 """The sequence side of a ranker: events, the downstream, and the long sequence beside it."""
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model import downstream, events, upstream
+from model import downstream, events, next_event, upstream
 from model.batch import Timelines
 from model.config import RankerConfig
 from model.downstream import build_downstream
 from model.embeddings import EmbeddingTables
 from model.events import EventEmbedding
+from model.next_event import NextEventHead, NextEvents
+from model.streams import Stream
 from model.upstream import Upstream
+
+
+class Encoded(NamedTuple):
+    """Timelines as the upstream leaves them, branch by branch; every row reads its part."""
+
+    tokens: list[Float[Tensor, "_ D"]]
+    streams: list[Stream]
 
 
 class History(nn.Module):
@@ -21,7 +33,7 @@ class History(nn.Module):
 
     Paper: LLaTTE (arXiv 2601.20083): an upstream that knows no candidate, and a target-aware
         downstream over the latest events.
-    Differs: both are trained together in one model.
+    Differs: both are trained together in one model; the upstream may also learn to foretell.
     """
 
     def __init__(self, config: RankerConfig) -> None:
@@ -31,19 +43,41 @@ class History(nn.Module):
         self.events = EventEmbedding(config)
         self.attention = build_downstream(config)
         self.upstream = Upstream(config.history, config.width) if config.history.upstream else None
+        self.next_event = NextEventHead(config) if config.history.next_event else None
 
     def embed(self, tables: EmbeddingTables, history: Timelines) -> Float[Tensor, "E D"]:
         """Every event of the batch, once."""
         embedded = tables(self.fields, history.categorical)
         return self.events(embedded, history.dense, history.content)
 
+    def encode(self, events: Float[Tensor, "E D"], history: Timelines) -> Encoded | None:
+        """What the upstream makes of the timelines, once for all rows; None without one."""
+        return None if self.upstream is None else Encoded(*self.upstream.encode(events, history))
+
     def forward(
-        self, tokens: Float[Tensor, "B F D"], events: Float[Tensor, "E D"], history: Timelines
+        self,
+        tokens: Float[Tensor, "B F D"],
+        events: Float[Tensor, "E D"],
+        encoded: Encoded | None,
+        history: Timelines,
     ) -> Float[Tensor, "B S D"]:
         summary = self.attention(tokens, events, history)
-        if self.upstream is None:
+        if self.upstream is None or encoded is None:
             return summary
-        return torch.cat([summary, self.upstream(events, history)], dim=1)
+        return torch.cat([summary, self.upstream.read(*encoded, history)], dim=1)
+
+    def foretell(
+        self,
+        encoded: Encoded | None,
+        history: Timelines,
+        tables: EmbeddingTables,
+        events: NextEvents,
+    ) -> Float[Tensor, " B"]:
+        """Cross-entropy of each row's newest event, by the upstream's read just before it."""
+        assert self.upstream is not None and self.next_event is not None and encoded is not None
+        before = history.end - (history.end > history.start).long()
+        summary = self.upstream.read(*encoded, replace(history, end=before))
+        return self.next_event(summary, tables, events)
 
 
 def num_parameters(config: RankerConfig) -> int:
@@ -52,6 +86,7 @@ def num_parameters(config: RankerConfig) -> int:
     if history is None:
         return 0
     long = upstream.num_parameters(history, config.width) if history.upstream else 0
+    long += next_event.num_parameters(config) if history.next_event else 0
     return events.num_parameters(config) + downstream.num_parameters(config) + long
 
 

@@ -1,12 +1,10 @@
 """The ranker that serves as teacher and as student backbone, and the student around it."""
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from model import features, heads, history, interformer
+from model import features, heads, history, imputation, interformer
 from model.batch import Batch, Timelines
 from model.config import RankerConfig
 from model.conversion import chained_log_odds
@@ -16,42 +14,14 @@ from model.embeddings import EmbeddingTables
 from model.features import FeatureTokens
 from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter, ZipperHeads
 from model.history import History
+from model.imputation import ImputationHeads
 from model.interaction import kinds
 from model.interaction.kinds import build_interaction
 from model.interformer import InterFormer
+from model.outputs import RankerOutput, StudentOutput
 
 _MAX_CONVERSION_RATE = 0.95
 """No conversion of a fresh chain is surer than this, however rare the counted clicks are."""
-
-
-class RankerOutput(NamedTuple):
-    """What a ranker says about each row."""
-
-    logits: Float[Tensor, "B Y"]
-    """Natural log-odds of each task."""
-    representation: Float[Tensor, "B R"]
-    """Flattened tokens under the heads."""
-    tower_logits: Float[Tensor, "B Y"]
-    """What each head says: with a chain, log-odds of a conversion given a click; else `logits`."""
-    window_logits: Float[Tensor, "B K Y"] | None
-    """Log-odds within each attribution window, the longest last; None for a single window."""
-
-
-class StudentOutput(NamedTuple):
-    """What a student says about each row; only `logits` is ever served."""
-
-    logits: Float[Tensor, "B Y"]
-    """Serving log-odds (ŷ_S)."""
-    representation: Float[Tensor, "B R"]
-    """Flattened tokens under the heads."""
-    distill_logits: Float[Tensor, "B Y"]
-    """Log-odds that learn from the teacher's soft labels (ŷ_D)."""
-    adapted_distill_logits: Float[Tensor, "B Y"] | None
-    """Log-odds that learn from the adapted soft labels (ŷ_D2); None without an adapter."""
-    tower_logits: Float[Tensor, "B Y"]
-    """As `RankerOutput` has them."""
-    window_logits: Float[Tensor, "B K Y"] | None
-    """As `RankerOutput` has them."""
 
 
 class Ranker(nn.Module):
@@ -91,6 +61,8 @@ class Ranker(nn.Module):
             self.heads = (
                 ZipperHeads(config, config.num_windows) if several else DomainTaskHeads(config)
             )
+            # Made last, so that all other weights start as they do without.
+            self.imputation = ImputationHeads(config) if config.imputes_errors else None
 
     def fit_normalisers(
         self, dense: Float32[Tensor, "B N"], event_dense: Float32[Tensor, "E M"] | None = None
@@ -125,23 +97,35 @@ class Ranker(nn.Module):
             at = [self.config.tasks.index(task) for task in chain.conversions]
             click = rates[:, [self.config.tasks.index(chain.click)]]
             rates[:, at] = (rates[:, at] / click).clamp(max=_MAX_CONVERSION_RATE)
+            if self.imputation is not None:
+                self.imputation.set_prior(rates[:, at])
         self.heads.set_prior(rates)
 
     def represent(self, batch: Batch) -> Float[Tensor, "B R"]:
         """The flattened tokens under the heads."""
+        return self._represent(batch)[0]
+
+    def _represent(self, batch: Batch) -> tuple[Float[Tensor, "B R"], Float[Tensor, " B"] | None]:
+        """The representation, and the errors of foretelling if the batch asks for them."""
+        next_event_errors = None
         embedded = self.tables(self.config.fields, batch.categorical)
         pooled = self.tables.pool(self.config.bags, batch.bags)
         tokens = self.feature_tokens((*embedded, *pooled), batch.dense, batch.content)  # B F D
         if self.history is not None:
             assert batch.history is not None, "batch.history is missing; see check_batch"
             events = self.history.embed(self.tables, batch.history)
-            summary = self.history(tokens, events, batch.history)
+            encoded = self.history.encode(events, batch.history)
+            summary = self.history(tokens, events, encoded, batch.history)
             tokens = torch.cat([tokens, summary], dim=1)  # B F+S D
+            if batch.next_events is not None:
+                next_event_errors = self.history.foretell(
+                    encoded, batch.history, self.tables, batch.next_events
+                )
             if self.interformer is not None:
                 tokens = self.interformer(tokens, events, batch.history)
         if self.interaction is not None:
             tokens = self.interaction(tokens)
-        return self.dropout(tokens.flatten(1))
+        return self.dropout(tokens.flatten(1)), next_event_errors
 
     def represent_user(self, timelines: Timelines) -> Float[Tensor, "B U"]:
         """The user at each row's cut-off, without any candidate: a vector to store and to reuse.
@@ -158,12 +142,18 @@ class Ranker(nn.Module):
         return self.history.upstream(events, timelines).flatten(1)
 
     def forward(self, batch: Batch) -> RankerOutput:
-        representation = self.represent(batch)
+        representation, foretold = self._represent(batch)
         towers = self.heads(representation, batch.domain)
         if isinstance(self.heads, ZipperHeads):
             served = towers[:, -1]
-            return RankerOutput(served, representation, served, towers)
-        return RankerOutput(self._chained(towers), representation, towers, None)
+            return RankerOutput(served, representation, served, towers, None, foretold)
+        imputed = (
+            self.imputation(representation, batch.domain)
+            if self.imputation is not None and self.training
+            else None
+        )
+        served = self._chained(towers)
+        return RankerOutput(served, representation, towers, None, imputed, foretold)
 
     def _chained(self, towers: Float[Tensor, "B Y"]) -> Float[Tensor, "B Y"]:
         chain = self.config.chain
@@ -237,7 +227,7 @@ class Student(nn.Module):
                 head.heads.set_prior(served)
 
     def forward(self, batch: Batch) -> StudentOutput:
-        logits, representation, towers, windows = self.ranker(batch)
+        logits, representation, *others = self.ranker(batch)
         return StudentOutput(
             logits,
             representation,
@@ -245,8 +235,7 @@ class Student(nn.Module):
             self.adapted_distill_head(representation, batch.domain)
             if self.adapted_distill_head
             else None,
-            towers,
-            windows,
+            *others,
         )
 
 
@@ -258,13 +247,15 @@ def num_parameters(config: RankerConfig) -> int:
         + history.num_parameters(config)
         + _stack_num_parameters(config)
         + config.num_windows * heads.num_parameters(config)
+        + (imputation.num_parameters(config) if config.imputes_errors else 0)
     )
 
 
 def flops(config: RankerConfig, num_events: float, rows_per_event: float = 1.0) -> float:
     """Forward FLOPs of a `Ranker` for one row; a training step takes about three times as many.
 
-    A multiply-add counts 2. Padding, look-ups, norms and activations are left out.
+    A multiply-add counts 2. Padding, look-ups, norms and activations are left out, and so is the
+    foretelling of next events.
 
     Args:
         config: The ranker's configuration.
@@ -277,6 +268,7 @@ def flops(config: RankerConfig, num_events: float, rows_per_event: float = 1.0) 
         + history.flops(config, num_events, rows_per_event)
         + _stack_flops(config, num_events, rows_per_event)
         + config.num_windows * heads.flops(config)
+        + (imputation.flops(config) if config.imputes_errors else 0)
     )
 
 

@@ -238,6 +238,15 @@ class Packed:
             content=self._vectors(self.event_content_row, at) if content else (),
         )
 
+    def newest_events(self, rows: np.ndarray, field: str) -> np.ndarray:
+        """Table index of a field of the newest event that each row knows; 0 where it knows none."""
+        known = self.history_end[rows].astype(np.int64)
+        found, some = np.zeros(len(rows), np.int64), known > 0
+        at = self.event_offsets[self.timeline[rows[some]]] + known[some] - 1
+        column = list(self.spec.event_fields).index(field)
+        found[some] = self.event_categorical[at, column]
+        return found
+
     def matured(self, start: datetime | None, end: datetime, *, zipper: bool = False) -> np.ndarray:
         """Which labels matured after `start` and by `end`: bool, rows x tasks.
 

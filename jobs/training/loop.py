@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from torch.func import functional_call
 from jobs.errors import ConfigError
 from jobs.training.distillation import distillation_terms, mixed_labels
 from jobs.training.reader import Piece
-from jobs.training_settings import Debiasing, Trial
+from jobs.training_settings import Debiasing, NextEvent, Trial
+from jobs.vocabulary import OUT_OF_VOCABULARY
 from model import losses
 from model.config import RankerConfig
-from model.conversion import inverse_propensity_loss
+from model.conversion import Outcomes, doubly_robust_loss, inverse_propensity_loss
 from model.heads import zipper_logits
 from model.optim import Optimizers, WeightAverage
-from model.ranker import Ranker, RankerOutput, Student, StudentOutput
+from model.outputs import RankerOutput, StudentOutput
+from model.ranker import Ranker, Student
 
 
 @dataclass
@@ -30,16 +32,21 @@ class Progress:
     positives: Tensor
     loss: Tensor
     predicted: Tensor
+    num_foretold: Tensor
+    """Next events, and below their losses, which have nothing to do with tasks: equal for all."""
+    foretold_loss: Tensor
 
     @classmethod
     def none(cls, num_tasks: int) -> Progress:
         """Nothing seen."""
-        return cls(*torch.zeros(4, num_tasks, dtype=torch.float64))
+        return cls(*torch.zeros(6, num_tasks, dtype=torch.float64))
 
     @classmethod
     def of(cls, sums: Sequence[Sequence[float]]) -> Progress:
         """From sums as `stacked` orders them."""
-        return cls(*torch.tensor(sums, dtype=torch.float64))
+        held = torch.tensor(sums, dtype=torch.float64)
+        # Checkpoints from before next events were foretold have the first four.
+        return cls(*torch.cat([held, held.new_zeros(6 - len(held), held.shape[1])]))
 
     def add(self, logits: Tensor, labels: Tensor, mask: Tensor) -> None:
         """Add a batch that has been predicted and not yet learnt."""
@@ -47,12 +54,17 @@ class Progress:
         loss = nn.functional.binary_cross_entropy_with_logits(z, y, reduction="none")
         each = torch.stack([mask.double(), y * mask, loss * mask, torch.sigmoid(z) * mask])
         sums = each.sum(1).to(self.num_rows.device)
-        for total, more in zip(self.parts(), sums, strict=True):
+        for total, more in zip(self.parts()[:4], sums, strict=True):
             total.add_(more)
 
-    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def add_foretold(self, errors: Tensor) -> None:
+        """Add the losses of next events that have been foretold and not yet learnt."""
+        self.num_foretold += len(errors)
+        self.foretold_loss += errors.detach().double().sum().item()
+
+    def parts(self) -> tuple[Tensor, ...]:
         """The sums, in the order of `stacked`."""
-        return self.num_rows, self.positives, self.loss, self.predicted
+        return tuple(getattr(self, part.name) for part in fields(self))
 
     def stacked(self) -> Tensor:
         """All sums as one tensor, for adding over workers."""
@@ -65,6 +77,10 @@ class Progress:
             rate = y / n
             floor = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
             return (loss / n / floor).tolist()
+
+    def next_event_loss(self) -> float:
+        """Mean cross-entropy of next events; NaN where none were foretold."""
+        return float(self.foretold_loss[0] / self.num_foretold[0])
 
     def calibration(self) -> list[float]:
         """Predicted over observed events per task; NaN where none was observed."""
@@ -90,6 +106,8 @@ class Learner:
     """Of the conversions of a chain."""
     distillation_warmup_steps: int = 0
     """Steps over which the weight of distillation rises."""
+    next_event: NextEvent | None = None
+    """Of what the upstream foretells."""
     progress: Progress = field(init=False)
     num_steps: int = 0
     watched: list[tuple[np.ndarray, np.ndarray]] | None = None
@@ -139,6 +157,10 @@ class Learner:
         if isinstance(student, Student):
             _refuse_several_workers(student, world)
             loss = loss + distillation_terms(student, output, piece, share)
+        surprises = _surprises(output, piece)
+        if self.next_event is not None and piece.num_next_events is not None:
+            number = piece.num_next_events.clamp(min=1.0)
+            loss = loss + self.next_event.weight * surprises.sum() / number
         self._check_finite("loss", loss, piece)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -148,6 +170,7 @@ class Learner:
         norm = nn.utils.clip_grad_norm_([p for p in dense if p.grad is not None], self.clip_norm)
         self._check_finite("gradient's norm", norm, piece)
         self.progress.add(output.logits, piece.labels, served)
+        self.progress.add_foretold(surprises)
         warm = min(1.0, (self.num_steps + 1) / max(1, self.warmup_steps))
         rates = (self.trial.lr_dense, self.trial.lr_sparse)
         for optimizer, rate in zip(self.optimizers, rates, strict=True):
@@ -189,10 +212,19 @@ def _refuse_several_workers(student: Student, world: int) -> None:
         )
 
 
+def _surprises(output: RankerOutput | StudentOutput, piece: Piece) -> Tensor:
+    """Losses of the next events that a batch asks for; none where it asks for none."""
+    events = piece.batch.next_events
+    if events is None:
+        return output.logits.new_zeros(0)
+    assert output.next_event_errors is not None, "the upstream foretells what the batch asks for"
+    return output.next_event_errors[events.target != OUT_OF_VOCABULARY]
+
+
 def _debiasing(
     settings: Debiasing, config: RankerConfig, output: RankerOutput | StudentOutput, piece: Piece
 ) -> Tensor:
-    """The loss of a chain's conversions on clicked rows, weighted to stand for all.
+    """The loss of a chain's conversions on clicked rows, corrected to stand for all.
 
     A click is learnt when its own window closes; here only its label is read, at a conversion's.
     """
@@ -201,14 +233,18 @@ def _debiasing(
     click = config.tasks.index(chain.click)
     clicks = piece.labels[:, click]
     total = towers.new_zeros(())
-    for task in map(config.tasks.index, chain.conversions):
-        total = total + inverse_propensity_loss(
-            towers[:, click],
-            towers[:, task],
-            clicks.nan_to_num(0.0),
-            piece.labels[:, task],
-            piece.mask[:, task] & ~clicks.isnan(),
-            piece.num_labels[task],
-            settings.max_weight,
+    for place, task in enumerate(map(config.tasks.index, chain.conversions)):
+        outcomes = Outcomes(
+            clicks=clicks.nan_to_num(0.0),
+            conversions=piece.labels[:, task],
+            mask=piece.mask[:, task] & ~clicks.isnan(),
+            normaliser=piece.num_labels[task],
         )
+        logits = towers[:, click], towers[:, task]
+        if settings.kind == "ips":
+            total = total + inverse_propensity_loss(*logits, outcomes, settings.max_weight)
+        else:
+            assert output.imputed_errors is not None, "a doubly robust loss has its heads"
+            errors = output.imputed_errors[:, place]
+            total = total + doubly_robust_loss(*logits, errors, outcomes, settings.max_weight)
     return settings.weight * total

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from jobs.config import Timeline
+from typing import TYPE_CHECKING
+
 from jobs.errors import ConfigError
-from jobs.training.inputs import InputSpec
-from jobs.training_settings import Distillation, LongSequence, Network
+from jobs.training_settings import Distillation, LongSequence, Network, Training
 from model.config import FieldConfig, HistoryConfig, RankerConfig, TableConfig
 from model.distillation.config import DistillationConfig, DistillationOptions, SoftLabel, SoftLoss
 from model.embedding_config import ContentConfig
 from model.sequence_config import BranchConfig, UpstreamConfig
+
+if TYPE_CHECKING:
+    # A machine that only trains needs neither contracts nor packed arrays to build a model.
+    from jobs.config import Timeline
+    from jobs.training.inputs import InputSpec
 
 
 def ranker_config(
@@ -19,6 +24,7 @@ def ranker_config(
     domains: list[str],
     tasks: list[str],
     content_dim: int | None = None,
+    training: Training | None = None,
 ) -> RankerConfig:
     """The shape of a model that reads all packed features.
 
@@ -29,6 +35,7 @@ def ranker_config(
         domains: Domains with heads of their own.
         tasks: Tasks to predict.
         content_dim: Width of the packed vectors of content; None where there are none.
+        training: Losses that need heads of their own; None for those of the labels alone.
 
     Raises:
         ConfigError: The network reads content and none is packed.
@@ -51,6 +58,7 @@ def ranker_config(
             downstream=network.downstream,
             upstream=_upstream(network.upstream) if network.upstream else None,
             interformer=network.interformer,
+            next_event=training.next_event.field if training and training.next_event else None,
         )
     fields = tuple(FieldConfig(name=name, table=name) for name in spec.categorical)
     read = {field.table for field in fields} | (
@@ -77,6 +85,7 @@ def ranker_config(
         domain_heads=network.domain_heads,
         num_windows=spec.num_windows(tasks) if network.zipper else 1,
         chain=network.chain,
+        imputes_errors=bool(training and training.debiasing and training.debiasing.kind == "dr"),
         dropout=network.dropout,
     )
 

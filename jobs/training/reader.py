@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from jobs.training.inputs import InputSpec, Packed
+from jobs.training.next_events import next_events
 from jobs.training.segments import Segment
+from jobs.training_settings import NextEvent
 from jobs.vocabulary import OUT_OF_VOCABULARY
 from model.batch import Batch
 
@@ -33,6 +35,8 @@ class Piece:
     """User of each row, by number."""
     window: Tensor | None = None
     """Window of each label, the longest last; None where labels have one window each."""
+    num_next_events: Tensor | None = None
+    """Events to foretell in the global batch; None where none are."""
 
     def to(self, device: str) -> Piece:
         """The same rows with every tensor on a device."""
@@ -50,6 +54,7 @@ class Piece:
             num_scores=moved(self.num_scores),
             users=moved(self.users),
             window=moved(self.window),
+            num_next_events=moved(self.num_next_events),
         )
 
 
@@ -74,6 +79,8 @@ class Reader:
     """Whether the model reads vectors of content."""
     zipper: bool = False
     """Whether labels are learnt under the windows that their impressions were assigned."""
+    next_event: NextEvent | None = None
+    """What the model foretells of each row's newest event."""
     device: str = "cpu"
     """Where the model is, and so where its batches go."""
 
@@ -154,9 +161,15 @@ class Reader:
                 # Fewer rows than workers: this one takes part with a row that counts for nothing.
                 taken, mask = rows[whole][:1], np.zeros_like(masks[whole][:1])
             windows = self.windows(taken)
+            batch = _in_vocabulary(self.batch(taken), self.packed.spec)
+            num_next_events = None
+            if self.next_event is not None:
+                asked = next_events(self.packed, self.next_event, rows[whole], taken, mask)
+                batch = replace(batch, next_events=asked.events)
+                num_next_events = torch.tensor(float(asked.num_events))
             piece = Piece(
                 rows=taken,
-                batch=_in_vocabulary(self.batch(taken), self.packed.spec),
+                batch=batch,
                 labels=torch.from_numpy(self.labels(taken)),
                 mask=torch.from_numpy(mask),
                 num_labels=_counts(masks[whole]),
@@ -164,6 +177,7 @@ class Reader:
                 num_scores=None if scored is None else _counts(masks[whole] & scored),
                 users=torch.from_numpy(self.packed.user[taken]),
                 window=None if windows is None else torch.from_numpy(windows),
+                num_next_events=num_next_events,
             )
             yield piece if self.device == "cpu" else piece.to(self.device)
 

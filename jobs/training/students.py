@@ -120,14 +120,15 @@ def student_reader(
 ) -> Reader:
     """A student's batches."""
     spec = packed.spec
-    network = plan.settings.training.network
+    training = plan.settings.training
+    network = training.network
     return Reader(
         packed=packed,
         tasks=[spec.tasks.index(task) for task in plan.tasks],
         keep=kept_rows(plan, packed),
         # A student has one domain, its own.
         domains=np.zeros(len(spec.domains), dtype=np.int64),
-        batch_size=plan.settings.training.batch_size,
+        batch_size=training.batch_size,
         max_events=(
             config.timeline.num_events if network.num_events is None else network.num_events
         ),
@@ -135,6 +136,7 @@ def student_reader(
         whole_timelines=network.upstream is not None,
         content=network.content,
         zipper=network.zipper,
+        next_event=training.next_event,
         device=config.resources.device,
     )
 
@@ -230,10 +232,15 @@ def student_card(
     config: RunConfig, plan: StudentPlan, reader: Reader, trial: Trial, *, distilled: bool
 ) -> Card:
     """The card of a student, or of its twin, that has learnt nothing yet."""
-    network = plan.settings.training.network
-    spec = reader.packed.spec
+    training, spec = plan.settings.training, reader.packed.spec
     ranker = ranker_config(
-        network, config.timeline, spec, [plan.domain], plan.tasks, reader.packed.content_dim
+        training.network,
+        config.timeline,
+        spec,
+        [plan.domain],
+        plan.tasks,
+        reader.packed.content_dim,
+        training,
     )
     card = trainee.blank_card(config, plan.name, ranker, reader, trial)
     if not distilled:

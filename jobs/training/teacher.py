@@ -78,6 +78,7 @@ class TeacherJob:
             spec.domains,
             spec.tasks,
             reader.packed.content_dim,
+            config.teacher,
         )
         return trainee.blank_card(config, teacher_name(config), ranker, reader, self.trial)
 
@@ -103,5 +104,6 @@ def teacher_reader(config: RunConfig, packed: Packed) -> Reader:
         whole_timelines=network.upstream is not None,
         content=network.content,
         zipper=network.zipper,
+        next_event=config.teacher.next_event,
         device=config.resources.device,
     )

@@ -42,7 +42,8 @@ class SegmentResult:
 
     ends: datetime
     sums: list[list[float]]
-    """As `Progress.stacked` orders them: labels, positives, losses, predicted events, per task."""
+    """As `Progress.stacked` orders them: labels, positives, losses, predicted events, per task, and
+    of next events their number and losses."""
 
     @property
     def num_labels(self) -> list[float]:
@@ -59,9 +60,16 @@ class SegmentResult:
         """Predicted over observed events per task; NaN where undefined."""
         return Progress.of(self.sums).calibration()
 
+    @property
+    def next_event_loss(self) -> float:
+        """Mean cross-entropy of next events; NaN where none were foretold."""
+        return Progress.of(self.sums).next_event_loss()
+
     def to_dict(self) -> dict[str, Any]:
         """For a job's summary."""
-        return {"ends": self.ends.isoformat(), "ne": self.ne, "calibration": self.calibration}
+        told = {"ends": self.ends.isoformat(), "ne": self.ne, "calibration": self.calibration}
+        loss = self.next_event_loss
+        return told if np.isnan(loss) else {**told, "next_event_loss": loss}
 
 
 def recent_ne(results: Sequence[SegmentResult]) -> float:
@@ -245,6 +253,7 @@ def _learner(card: Card, training: Training, model: Ranker | Student) -> Learner
         seed=training.seed,
         debiasing=training.debiasing,
         distillation_warmup_steps=card.distillation_warmup_steps,
+        next_event=training.next_event,
     )
 
 

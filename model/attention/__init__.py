@@ -20,7 +20,7 @@ def attend(
 
     A query that reads nothing gets zeros. Keys outside a query's window take no part in its output
     and get no gradient from it, as long as they are finite: on every device a masked weight is an
-    exact zero that multiplies them. Keys that no query reads may even be NaN on a CPU.
+    exact zero that multiplies them. Keys that no query reads may even be NaN.
 
     Paper: scaled dot-product attention (arXiv 1706.03762), section 3.2.1.
     Differs: none.

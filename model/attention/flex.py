@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import flex_attention
 
 from model.attention.windows import Windows
 
 MIN_HEAD_DIM = 16
 """Narrowest head that the compiled kernel takes; narrower ones are filled up with zeros."""
+MAX_KERNELS = 64
+"""Forms of the compiled kernel, by widths of heads, precision and what needs a gradient."""
 
 
 def flex_window_attention(
@@ -23,40 +25,42 @@ def flex_window_attention(
 ) -> Float[Tensor, "Q H d"]:
     """Softmax attention of each query over its window, all groups as one sequence.
 
-    Blocks of keys that no query of a block reads are skipped. A query that reads nothing gets
-    zeros. On a CPU it runs unfused, and forward only.
+    Blocks of keys that no query of a block reads are skipped; keys that no query at all reads are
+    taken as zeros. A query that reads nothing gets zeros. On a CPU it runs unfused, and forward
+    only.
     """
     if len(query) == 0 or len(key) == 0:
         return query * 0.0 + (key.sum() + value.sum()) * 0.0
+    if windows.unread is not None:
+        # A block that is read in part meets its other keys with weights of zero, and 0 · NaN = NaN.
+        unread = windows.unread[:, None, None]
+        key, value = key.masked_fill(unread, 0.0), value.masked_fill(unread, 0.0)
     num_heads, head_dim = query.shape[1:]
     kernel_dim = max(MIN_HEAD_DIM, 1 << (head_dim - 1).bit_length())
     queries, keys, values = (
         F.pad(each, (0, kernel_dim - head_dim)).transpose(0, 1)[None]
-        for each in (query, key, value)
+        for each in _in_one_precision(query, key, value)
     )
     attended = _kernel(query.is_cuda)(
-        queries, keys, values, block_mask=_block_mask(windows, query.device), scale=head_dim**-0.5
+        queries, keys, values, block_mask=windows.block_mask, scale=head_dim**-0.5
     )
     assert attended.shape[1] == num_heads
     return attended[0].transpose(0, 1)[..., :head_dim]
 
 
-def _block_mask(windows: Windows, device: torch.device) -> BlockMask:
-    start, end = windows.start, windows.end
-    num_keys = int(windows.key_offsets[-1])
-    return create_block_mask(
-        # A lambda, for a decorated function would hide its arguments.
-        lambda _batch, _head, query, key: (key >= start[query]) & (key < end[query]),
-        None,
-        None,
-        len(start),
-        num_keys,
-        device=device,
-        # Compiled, the mask is reduced to blocks without Q × E booleans in memory.
-        _compile=device.type == "cuda",
-    )
+def _in_one_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors as autocast has a product read them; the kernel itself does not see to it."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(each.to(torch.get_autocast_dtype(device)) for each in tensors)
 
 
 @cache
 def _kernel(compiled: bool) -> Any:
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    if not compiled:
+        return flex_attention
+    # Past its limit Dynamo would go on unfused, with Q × E scores in memory, and only warn.
+    settings: Any = torch._dynamo.config
+    settings.recompile_limit = max(settings.recompile_limit, MAX_KERNELS)
+    return torch.compile(flex_attention, dynamic=True)

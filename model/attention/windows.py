@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 NUM_BUCKETS = 8
 """Most parts of the blocks of queries, by number of keys, that share a padded length on a CPU."""
@@ -72,6 +73,31 @@ class Windows:
         if width is not None:
             start = torch.maximum(start, end - width)
         return cls(offsets, offsets, start, end)
+
+    @cached_property
+    def unread(self) -> Bool[Tensor, " E"] | None:
+        """Keys that no query reads; None where every key is read."""
+        reads = (self.end > self.start).long()
+        change = reads.new_zeros(int(self.key_offsets[-1]) + 1)
+        change = change.index_add(0, self.start, reads).index_add(0, self.end, -reads)
+        unread = change.cumsum(0)[:-1] == 0
+        return unread if bool(unread.any()) else None
+
+    @cached_property
+    def block_mask(self) -> BlockMask:
+        """The windows for FlexAttention, made once for all layers that read them."""
+        start, end = self.start, self.end
+        return create_block_mask(
+            # A lambda, for a decorated function would hide its arguments.
+            lambda _batch, _head, query, key: (key >= start[query]) & (key < end[query]),
+            None,
+            None,
+            len(start),
+            int(self.key_offsets[-1]),
+            device=start.device,
+            # Compiled, the mask is reduced to blocks without Q × E booleans in memory.
+            _compile=start.is_cuda,
+        )
 
     @cached_property
     def buckets(self) -> list[Bucket]:

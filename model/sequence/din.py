@@ -39,6 +39,8 @@ class Dice(nn.Module):
     def forward(self, inputs: Float[Tensor, "E width"]) -> Float[Tensor, "E width"]:
         mean, variance = self.mean, self.variance
         if self.training and len(inputs) > 1:
+            # In the precision of the averages, whatever autocast made of the inputs.
+            inputs = inputs.to(self.mean.dtype)
             mean, variance = inputs.mean(0), inputs.var(0, unbiased=False)
             self.mean.lerp_(mean.detach(), MOMENTUM)
             self.variance.lerp_(variance.detach(), MOMENTUM)
@@ -102,7 +104,7 @@ class DeepInterest(nn.Module):
             offsets.diff(), output_size=len(events)
         )
         weighted = self.unit(events, target.index_select(0, row)) * events
-        return torch.zeros_like(target).index_add(0, row, weighted)
+        return weighted.new_zeros(target.shape).index_add(0, row, weighted)
 
 
 def num_parameters(config: DinConfig, width: int) -> int:

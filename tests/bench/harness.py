@@ -26,9 +26,9 @@ import pyarrow as pa
 
 from jobs.digests import arrow_digest
 from jobs.memory import PeakMemory
+from tests.bench.ratios import ratio
 
 LIBRARIES = ("pyspark", "duckdb", "pyarrow", "numpy", "deltalake")
-_RESAMPLES = 10_000
 _ROWS_PER_DIGEST = 5_000
 
 
@@ -39,16 +39,6 @@ class Timing:
     wall_seconds: float
     cpu_seconds: float
     """Of this process and everything that it started."""
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How often as long one arm took as another."""
-
-    median: float
-    low: float
-    high: float
-    """Ends of the 95 % interval of the median, rounds resampled."""
 
 
 def timed(run: Callable[[], Any]) -> Timing:
@@ -65,14 +55,6 @@ def rounds(arms: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, 
         for name, run in arms.items():
             found[name].append(timed(run))
     return found
-
-
-def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Ratio:
-    """Median of the ratios of runs of the same round."""
-    each = np.asarray(ours) / np.asarray(theirs)
-    drawn = np.random.default_rng(seed).integers(0, len(each), (_RESAMPLES, len(each)))
-    low, high = np.quantile(np.median(each[drawn], axis=1), [0.025, 0.975])
-    return Ratio(*(round(float(x), 3) for x in (np.median(each), low, high)))
 
 
 def compared(timings: Mapping[str, Sequence[Timing]], ours: str, theirs: str) -> dict[str, Any]:

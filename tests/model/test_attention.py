@@ -88,31 +88,17 @@ def test_the_kernel_of_a_gpu_reads_the_same_windows(windows):
     torch.testing.assert_close(actual, bucketed_attention(*inputs, windows), atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("head_dim", [8, 16, 48])
-def test_on_a_gpu_attention_and_its_gradients_equal_those_on_a_cpu(head_dim):
-    lengths = offsets(3, 0, 300, 1, 129)
-    rows = Windows(offsets(12, 4, 12, 4, 4), lengths, *spread_windows(lengths, (12, 4, 12, 4, 4)))
-    for windows in (Windows.causal(lengths, None), Windows.causal(lengths, 17), rows):
-        here = [x.requires_grad_() for x in make_inputs(windows, 2, head_dim, torch.float32)]
-        there = [x.detach().cuda().requires_grad_() for x in here]
-        parts = (windows.query_offsets, windows.key_offsets, windows.start, windows.end)
-        expected = attend(*here, windows)
-        actual = attend(*there, Windows(*(part.cuda() for part in parts)))
-        torch.testing.assert_close(actual.cpu(), expected, atol=1e-5, rtol=1e-5)
-        for a, e in zip(gradients(actual, there), gradients(expected, here), strict=True):
-            torch.testing.assert_close(a.cpu(), e, atol=1e-4, rtol=1e-4)
-
-
-def spread_windows(lengths, num_queries):
-    """Windows of each group that end at evenly spread places."""
-    start, end = [], []
-    for first, last, n in zip(
-        lengths[:-1].tolist(), lengths[1:].tolist(), num_queries, strict=True
-    ):
-        start += [first] * n
-        end += [first + (last - first) * (i + 1) // n for i in range(n)]
-    return torch.tensor(start), torch.tensor(end)
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_kernel_of_a_gpu_forgets_keys_that_no_query_reads_even_as_nan():
+    windows = Windows(
+        offsets(2, 1), offsets(6, 4), torch.tensor([1, 2, 6]), torch.tensor([4, 3, 9])
+    )
+    assert windows.unread.nonzero()[:, 0].tolist() == [0, 4, 5, 9]
+    assert Windows.causal(offsets(6, 4), 2).unread is None
+    query, key, value = make_inputs(windows)
+    before = flex_window_attention(query, key, value, windows)
+    poisoned = [x.masked_fill(windows.unread[:, None, None], torch.nan) for x in (key, value)]
+    assert torch.equal(flex_window_attention(query, *poisoned, windows), before)
 
 
 def test_single_precision_stays_within_a_hundred_thousandth():

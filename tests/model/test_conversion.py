@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.conversion import (
+    Outcomes,
     chain_loss,
     chained_log_odds,
     click_weights,
@@ -39,10 +40,10 @@ def test_chain_stays_finite_where_a_factor_rounds_to_one_or_zero():
 
 
 def test_chain_loss_is_the_sum_over_all_impressions():
-    labels = torch.tensor([1.0, 0.0, math.nan])
+    clicks, conversions = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0, math.nan, math.nan])
     mask = torch.tensor([True, True, False])
     click, conversion = CLICK.clone().requires_grad_(), CONVERSION.clone().requires_grad_()
-    loss = chain_loss(click, conversion, labels, mask, torch.tensor(2.0))
+    loss = chain_loss(click, conversion, Outcomes(clicks, conversions, mask, torch.tensor(2.0)))
     odds = chained_log_odds(CLICK, CONVERSION).tolist()
     expected = (cross_entropy(odds[0], 1.0) + cross_entropy(odds[1], 0.0)) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-6)
@@ -57,6 +58,10 @@ def test_weights_are_inverse_propensities_clipped_and_without_gradient():
     expected = torch.tensor([1 / torch.sigmoid(CLICK[0]).item(), 3.0, 0.0])
     torch.testing.assert_close(weights, expected)
     assert not weights.requires_grad
+
+
+def outcomes(clicks):
+    return Outcomes(clicks, CONVERSIONS, MASK, COUNT)
 
 
 def expectation(loss_of_clicks):
@@ -76,23 +81,18 @@ def over_all_impressions():
 
 def test_inverse_propensity_loss_has_the_expectation_of_the_loss_over_all_impressions():
     mean = expectation(
-        lambda clicks: inverse_propensity_loss(
-            CLICK, CONVERSION, clicks, CONVERSIONS, MASK, COUNT, max_weight=1e9
-        )
+        lambda clicks: inverse_propensity_loss(CLICK, CONVERSION, outcomes(clicks), 1e9)
     )
     assert mean == pytest.approx(over_all_impressions(), rel=1e-5)
     clipped = expectation(
-        lambda clicks: inverse_propensity_loss(
-            CLICK, CONVERSION, clicks, CONVERSIONS, MASK, COUNT, max_weight=1.0
-        )
+        lambda clicks: inverse_propensity_loss(CLICK, CONVERSION, outcomes(clicks), 1.0)
     )
     assert clipped < 0.9 * mean
 
 
 def robust(clicks, click_logits, imputed):
     """The doubly robust loss less its third term, which only teaches the imputed errors."""
-    arguments = (clicks, CONVERSIONS, MASK, COUNT, 1e9)
-    loss = doubly_robust_loss(click_logits, CONVERSION, imputed, *arguments)
+    loss = doubly_robust_loss(click_logits, CONVERSION, imputed, outcomes(clicks), 1e9)
     pairs = zip(CONVERSION.tolist(), CONVERSIONS.tolist(), strict=True)
     errors = torch.tensor([cross_entropy(logit, label) for logit, label in pairs])
     weights = click_weights(click_logits, clicks, 1e9)
@@ -116,11 +116,11 @@ def test_unknown_conversions_give_no_gradient(robustly):
     imputed = torch.full((3,), 0.5, requires_grad=True)
     clicks, labels = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0, math.nan, math.nan])
     mask = torch.tensor([True, True, False])
-    arguments = (clicks, labels, mask, torch.tensor(2.0), 10.0)
+    known = Outcomes(clicks, labels, mask, torch.tensor(2.0))
     if robustly:
-        loss = doubly_robust_loss(CLICK, conversion, imputed, *arguments)
+        loss = doubly_robust_loss(CLICK, conversion, imputed, known, 10.0)
     else:
-        loss = inverse_propensity_loss(CLICK, conversion, *arguments)
+        loss = inverse_propensity_loss(CLICK, conversion, known, 10.0)
     loss.backward()
     assert (conversion.grad != 0).tolist() == [True, False, False]
     if robustly:
@@ -135,12 +135,12 @@ def test_parts_of_a_batch_add_up(cut):
 
     def losses(rows):
         a, b, y, z, m = (x[rows] for x in (CLICK, CONVERSION, clicks, CONVERSIONS, MASK))
-        imputed = torch.full((len(a),), 0.5)
+        part, imputed = Outcomes(y, z, m, COUNT), torch.full((len(a),), 0.5)
         return torch.stack(
             [
-                chain_loss(a, b, y * z, m, COUNT),
-                inverse_propensity_loss(a, b, y, z, m, COUNT, 10.0),
-                doubly_robust_loss(a, b, imputed, y, z, m, COUNT, 10.0),
+                chain_loss(a, b, part),
+                inverse_propensity_loss(a, b, part, 10.0),
+                doubly_robust_loss(a, b, imputed, part, 10.0),
             ]
         )
 

@@ -73,6 +73,9 @@ def all_rows_counted(batch):
         downstream_config(HSTU),
         rich_config(),
         ranker_config(num_windows=3),
+        ranker_config(
+            chain=ChainConfig(click="click", conversions=("buy", "like")), imputes_errors=True
+        ),
     ],
 )
 def test_parameters_and_flops_equal_the_closed_forms(config):
@@ -248,6 +251,36 @@ def test_a_chain_starts_at_the_base_rates_of_all_impressions():
     towers = model.heads(torch.zeros(2, 40), torch.arange(2))
     expected = torch.tensor([[0.2, 0.05, 0.04], [0.1, 0.02, 0.095]])
     torch.testing.assert_close(model._chained(towers).sigmoid(), expected)
+
+
+IMPUTING = ranker_config(
+    chain=ChainConfig(click="click", conversions=("buy", "like")), imputes_errors=True
+)
+
+
+def test_expected_errors_are_told_in_training_and_change_no_score():
+    model = Ranker(IMPUTING)
+    batch = make_batch(IMPUTING, LENGTHS)
+    output = model(batch)
+    plain = Ranker(IMPUTING.model_copy(update={"imputes_errors": False}))(batch)
+    assert torch.equal(output.logits, plain.logits)
+    assert plain.imputed_errors is None
+    assert model.eval()(batch).imputed_errors is None
+    towers = model.imputation.heads(output.representation, batch.domain)
+    torch.testing.assert_close(output.imputed_errors, towers.exp().log1p())
+
+
+def test_expected_errors_start_at_the_entropy_of_the_base_rate():
+    model = Ranker(IMPUTING)
+    model.set_prior(torch.tensor([[0.2, 0.05, 0.04], [0.1, 0.02, 0.2]]))
+    errors = model.imputation(torch.zeros(2, 40), torch.arange(2))
+    rates = torch.tensor([[0.04 / 0.2, 0.05 / 0.2], [0.95, 0.02 / 0.1]])
+    torch.testing.assert_close(errors, torch.distributions.Bernoulli(rates).entropy())
+
+
+def test_expected_errors_without_a_chain_are_refused():
+    with pytest.raises(ValueError, match=r"imputes_errors: .* found no chain"):
+        ranker_config(imputes_errors=True)
 
 
 def test_the_longest_of_several_windows_is_served():

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from jobs.errors import ConfigError
+from jobs.training import trainee
+from jobs.training.checkpoints import load_model
 from jobs.training.distillation import distillation_terms as distillation
 from jobs.training.loop import Progress
 from jobs.training.segments import Segment
@@ -209,9 +211,12 @@ def cross_entropy(z, y):
     return math.log1p(math.exp(z)) - y * z
 
 
-def test_a_step_on_a_chain_learns_clicks_and_what_followed_them(tmp_path, world):
+@pytest.mark.parametrize("kind", ["ips", "dr"])
+def test_a_step_on_a_chain_learns_clicks_and_what_followed_them(tmp_path, world, kind):
     network = samples.network(chain=CHAIN)
-    settings = samples.training(network=network, debiasing=Debiasing(weight=0.5, max_weight=3.0))
+    settings = samples.training(
+        network=network, debiasing=Debiasing(kind=kind, weight=0.5, max_weight=3.0)
+    )
     config = samples.config(tmp_path, teacher=settings)
     reader = samples.reader(config, world)
     _, learner = samples.teacher(config, reader, ALL)
@@ -220,7 +225,9 @@ def test_a_step_on_a_chain_learns_clicks_and_what_followed_them(tmp_path, world)
     # The click of the first row was learnt before, when its own window had closed.
     piece.mask[0, 0] = False
     with torch.no_grad():
-        a, b = learner.model(piece.batch).tower_logits.double().unbind(1)
+        output = learner.model.train()(piece.batch)
+    a, b = output.tower_logits.double().unbind(1)
+    imputed = [0.0] * len(a) if kind == "ips" else output.imputed_errors[:, 0].tolist()
     label, chained, debiased = 0.0, 0.0, 0.0
     for row, (y, z) in enumerate(piece.labels.tolist()):
         p = 1 / (1 + math.exp(-a[row])) / (1 + math.exp(-b[row]))
@@ -230,7 +237,9 @@ def test_a_step_on_a_chain_learns_clicks_and_what_followed_them(tmp_path, world)
             n = piece.num_labels[1].item()
             chained -= math.log(p if z else 1 - p) / n
             weight = min(3.0, 1 + math.exp(-a[row])) if y else 0.0
-            debiased += weight * cross_entropy(b[row].item(), z) / n
+            gap = cross_entropy(b[row].item(), z) - imputed[row]
+            own = gap if kind == "ips" else gap + gap**2
+            debiased += (imputed[row] + weight * own) / n
     assert min(label, chained, debiased) > 0
     found = []
     finite = learner._check_finite
@@ -259,6 +268,24 @@ def test_a_chain_is_refused_where_a_click_is_known_after_its_conversion(tmp_path
     backwards = samples.network(chain=ChainConfig(click="buy", conversions=("click",)))
     with pytest.raises(ValueError, match=r"found \['click'\] with shorter windows than 'buy'"):
         samples.config(tmp_path, teacher=samples.training(network=backwards))
+
+
+def test_expected_errors_are_learnt_and_survive_in_a_checkpoint(tmp_path, world):
+    network = samples.network(chain=CHAIN)
+    settings = samples.training(network=network, debiasing=Debiasing(kind="dr", weight=0.5))
+    config = samples.config(tmp_path, teacher=settings)
+    reader = samples.reader(config, world)
+    card, learner = samples.teacher(config, reader, ALL)
+    heads = learner.ranker.imputation
+    before = [parameter.detach().clone() for parameter in heads.parameters()]
+    card, _ = trainee.train(card, learner, reader, ALL)
+    for old, new in zip(before, heads.parameters(), strict=True):
+        assert not torch.equal(old, new)
+    trainee.save(tmp_path / "checkpoint", card, learner)
+    held = load_model(tmp_path / "checkpoint")
+    assert held.imputation is not None
+    piece = next(reader.pieces(ALL[0], 0, 1))
+    assert held(piece.batch).imputed_errors is None
 
 
 def test_debiasing_without_a_chain_is_refused():
