@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from jobs.errors import ConfigError
+from jobs.training.inputs import to_us
 from model.config import DistillationConfig, RankerConfig
 from model.embeddings import extend_tables, forget_rows
 from model.optim import Optimizers, extend_optimizer_state, forget_optimizer_state
@@ -78,6 +79,13 @@ class Card:
     def learnt_until(self) -> datetime | None:
         """`trained_until` as a time."""
         return None if self.trained_until is None else datetime.fromisoformat(self.trained_until)
+
+
+def learnt_until_us(card: Card) -> int:
+    """`trained_until` in microseconds since 1970 UTC."""
+    moment = card.learnt_until
+    assert moment is not None, "a checkpoint that scores has learnt something"
+    return to_us(moment)
 
 
 @dataclass(frozen=True)
@@ -226,6 +234,8 @@ def _differences(held: Card, wanted: Card) -> list[str]:
     for name in ("head", "adapter", "adapter_hidden"):
         settings = [card.distillation or {} for card in (held, wanted)]
         pairs[f"distillation.{name}"] = settings[0].get(name), settings[1].get(name)
+    dims = [(card.distillation or {}).get("alignment") or {} for card in (held, wanted)]
+    pairs["distillation.alignment.dim"] = dims[0].get("dim"), dims[1].get("dim")
     return [name for name, (old, new) in pairs.items() if old != new]
 
 

@@ -164,10 +164,14 @@ class Packed:
         """Rows."""
         return len(self.event_us)
 
+    def ids(self) -> pa.Table:
+        """By row `impression_id`, `user_id` and `known_ts`, when the impression became known."""
+        with pa.memory_map(str(self.folder / "ids.arrow")) as source:
+            return pa.ipc.open_file(source).read_all()
+
     def impression_ids(self) -> pa.ChunkedArray:
         """Impression ids, by row."""
-        with pa.memory_map(str(self.folder / "ids.arrow")) as source:
-            return pa.ipc.open_file(source).read_all()["impression_id"]
+        return self.ids()["impression_id"]
 
     def reassigned_tables(self, rows: Mapping[str, int], digests: Mapping[str, str]) -> list[str]:
         """Tables whose rows have other values than an earlier vocabulary gave them to.
@@ -328,7 +332,7 @@ def pack(
     partial.mkdir(parents=True)
     for name, values in arrays.items():
         np.save(partial / f"{name}.npy", np.ascontiguousarray(values))
-    ids = pa.table({"impression_id": examples["impression_id"]})
+    ids = examples.select(["impression_id", "user_id", "known_ts"])
     with (
         pa.OSFile(str(partial / "ids.arrow"), "wb") as sink,
         pa.ipc.new_file(sink, ids.schema) as out,

@@ -19,6 +19,7 @@ from model.conversion import inverse_propensity_loss
 from model.heads import zipper_logits
 from model.optim import Optimizers, WeightAverage
 from model.ranker import Ranker, RankerOutput, Student, StudentOutput
+from model.representations.alignment import alignment_loss
 
 
 @dataclass
@@ -131,6 +132,7 @@ class Learner:
             loss = loss + _debiasing(self.debiasing, self.ranker.config, output, piece)
         if isinstance(self.bare, Student):
             loss = loss + _distillation(self.bare, output, piece)
+            loss = loss + _alignment(self.bare, output, piece)
         self._check_finite("loss", loss, piece)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -210,3 +212,14 @@ def _distillation(student: Student, output: StudentOutput, piece: Piece) -> Tens
     return loss + losses.adapted_distillation_loss(
         output.adapted_distill_logits, adapted, piece.mask, piece.num_scores, **named
     )
+
+
+def _alignment(student: Student, output: StudentOutput, piece: Piece) -> Tensor:
+    """The term that draws a student's representation towards the teacher's; 0 without one."""
+    settings = student.distillation.alignment
+    if settings is None or output.aligned is None:
+        return output.logits.new_zeros(())
+    assert piece.representation is not None and piece.num_representations is not None
+    counts = piece.mask.any(dim=1)
+    number = piece.num_representations.float()
+    return alignment_loss(output.aligned, piece.representation, counts, number, settings)

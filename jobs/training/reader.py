@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from jobs.training.inputs import InputSpec, Packed
 from jobs.training.segments import Segment
+from jobs.training.stored import Stored
 from jobs.vocabulary import OUT_OF_VOCABULARY
 from model.batch import Batch
+from model.config import FieldConfig, RankerConfig
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Piece:
     """Labels that count and have a score in the global batch, per task."""
     window: Tensor | None = None
     """Window of each label, the longest last; None where labels have one window each."""
+    representation: Tensor | None = None
+    """The teacher's representation of each row, NaN where missing; None where nobody asks."""
+    num_representations: Tensor | None = None
+    """Rows that count and have one in the global batch."""
 
     def to(self, device: str) -> Piece:
         """The same rows with every tensor on a device."""
@@ -47,6 +53,8 @@ class Piece:
             teacher=moved(self.teacher),
             num_scores=moved(self.num_scores),
             window=moved(self.window),
+            representation=moved(self.representation),
+            num_representations=moved(self.num_representations),
         )
 
 
@@ -71,6 +79,8 @@ class Reader:
     """Whether the model reads vectors of content."""
     zipper: bool = False
     """Whether labels are learnt under the windows that their impressions were assigned."""
+    stored: Stored = field(default_factory=Stored)
+    """What is read of what a teacher kept."""
     device: str = "cpu"
     """Where the model is, and so where its batches go."""
 
@@ -131,7 +141,11 @@ class Reader:
         batch = self.packed.batch(
             rows, self.max_events, whole=self.whole_timelines, content=self.content
         )
-        return replace(batch, domain=torch.from_numpy(self.domains)[batch.domain])
+        return replace(
+            batch,
+            domain=torch.from_numpy(self.domains)[batch.domain],
+            **self.stored.inputs(self.packed, rows),
+        )
 
     def pieces(self, segment: Segment, rank: int, world: int, skip: int = 0) -> Iterator[Piece]:
         """A worker's share of each global batch: every `world`-th row.
@@ -151,6 +165,7 @@ class Reader:
                 # Fewer rows than workers: this one takes part with a row that counts for nothing.
                 taken, mask = rows[whole][:1], np.zeros_like(masks[whole][:1])
             windows = self.windows(taken)
+            theirs = self.stored.own(rows[whole])
             piece = Piece(
                 rows=taken,
                 batch=_in_vocabulary(self.batch(taken), self.packed.spec),
@@ -160,6 +175,8 @@ class Reader:
                 teacher=None if self.teacher is None else torch.from_numpy(self.teacher[taken]),
                 num_scores=None if scored is None else _counts(masks[whole] & scored),
                 window=None if windows is None else torch.from_numpy(windows),
+                representation=None if theirs is None else self.stored.own(taken),
+                num_representations=None if theirs is None else (~theirs.isnan().any(1)).sum(),
             )
             yield piece if self.device == "cpu" else piece.to(self.device)
 
@@ -180,6 +197,25 @@ def _in_vocabulary(batch: Batch, spec: InputSpec) -> Batch:
         categorical = known(history.categorical, list(spec.event_fields.values()))
         history = replace(history, categorical=categorical)
     return replace(batch, categorical=known(batch.categorical, spec.categorical), history=history)
+
+
+def as_known(batch: Batch, config: RankerConfig) -> Batch:
+    """A batch as a model with an earlier vocabulary reads it.
+
+    A vocabulary only grows, so a row past the end of a table is a value admitted since: to this
+    model it is out of vocabulary.
+    """
+    rows = {table.name: table.num_rows for table in config.tables}
+
+    def known(indexes: torch.Tensor, fields: Sequence[FieldConfig]) -> torch.Tensor:
+        ends = torch.tensor([rows[field.table] for field in fields])
+        return torch.where(indexes < ends, indexes, OUT_OF_VOCABULARY)
+
+    history = batch.history
+    if history is not None and config.history is not None:
+        categorical = known(history.categorical, config.history.fields)
+        history = replace(history, categorical=categorical)
+    return replace(batch, categorical=known(batch.categorical, config.fields), history=history)
 
 
 def _counts(mask: np.ndarray) -> Tensor:

@@ -117,6 +117,7 @@ def world(num_rows: int = 600, seed: int = 0) -> World:
     columns: dict[str, Any] = {
         "impression_id": [f"i{row:05d}" for row in range(num_rows)],
         "event_ts": pa.array(times, pa.timestamp("us", "UTC")),
+        "known_ts": pa.array(times, pa.timestamp("us", "UTC")),
         "user_id": [f"u{user:02d}" for user in users],
         "ad_id": [f"a{ad:02d}" for ad in ads],
         "surface": surfaces.tolist(),
