@@ -65,19 +65,20 @@ def opponent(config: RunConfig) -> Promotion | None:
 
 def opponent_folder(config: RunConfig, name: str) -> Path | None:
     """Checkpoint of the opponent's model; None if it has none of that name."""
-    return _member_folder(config, opponent(config), name)
+    return member_folder(config, opponent(config), name)
 
 
 def parent_folder(config: RunConfig, name: str) -> Path | None:
     """Checkpoint that a model starts from; None on a first run or for a new model."""
     if config.plan.parent is None:
         return None
-    return _member_folder(
+    return member_folder(
         config, read_ledger(config.table("promotions")).row(config.plan.parent), name
     )
 
 
-def _member_folder(config: RunConfig, family: Promotion | None, name: str) -> Path | None:
+def member_folder(config: RunConfig, family: Promotion | None, name: str) -> Path | None:
+    """Checkpoint of a family's model, fetched where it lies elsewhere; None if it has none."""
     if family is None or name not in family.members:
         return None
     uri = family.members[name].uri

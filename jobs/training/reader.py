@@ -13,7 +13,7 @@ from jobs.training.inputs import InputSpec, Packed
 from jobs.training.segments import Segment
 from jobs.training.stored import Stored
 from jobs.vocabulary import OUT_OF_VOCABULARY
-from model.batch import Batch
+from model.batch import Batch, Timelines
 from model.config import FieldConfig, RankerConfig
 
 
@@ -205,17 +205,22 @@ def as_known(batch: Batch, config: RankerConfig) -> Batch:
     A vocabulary only grows, so a row past the end of a table is a value admitted since: to this
     model it is out of vocabulary.
     """
+    history = None if batch.history is None else events_as_known(batch.history, config)
+    categorical = _known(batch.categorical, config.fields, config)
+    return replace(batch, categorical=categorical, history=history)
+
+
+def events_as_known(history: Timelines, config: RankerConfig) -> Timelines:
+    """Timelines as a model with an earlier vocabulary reads them."""
+    if config.history is None:
+        return history
+    return replace(history, categorical=_known(history.categorical, config.history.fields, config))
+
+
+def _known(indexes: Tensor, fields: Sequence[FieldConfig], config: RankerConfig) -> Tensor:
     rows = {table.name: table.num_rows for table in config.tables}
-
-    def known(indexes: torch.Tensor, fields: Sequence[FieldConfig]) -> torch.Tensor:
-        ends = torch.tensor([rows[field.table] for field in fields])
-        return torch.where(indexes < ends, indexes, OUT_OF_VOCABULARY)
-
-    history = batch.history
-    if history is not None and config.history is not None:
-        categorical = known(history.categorical, config.history.fields)
-        history = replace(history, categorical=categorical)
-    return replace(batch, categorical=known(batch.categorical, config.fields), history=history)
+    ends = torch.tensor([rows[field.table] for field in fields])
+    return torch.where(indexes < ends, indexes, OUT_OF_VOCABULARY)
 
 
 def _counts(mask: np.ndarray) -> Tensor:

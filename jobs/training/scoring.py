@@ -208,7 +208,7 @@ def read_scores(
         ConfigError: A score comes from a checkpoint that had learnt past its impression.
     """
     uri = scores_table(config, scorer)
-    first, last = _packed_days(config, packed)
+    first, last = packed_days(config, packed)
     days = [d for d in delta.partition_days(delta.open_table(uri, version)) if first <= d <= last]
     columns = ["impression_id", "event_ts", "trained_until", *[f"p_{task}" for task in tasks]]
     scores = delta.read_days(uri, days, columns, version)
@@ -238,7 +238,7 @@ def read_representations(
         ConfigError: It comes from a checkpoint that had learnt past its impression.
     """
     uri = scores_table(config, scorer)
-    days = _packed_days(config, packed)
+    days = packed_days(config, packed)
     first = days[0] - timedelta(days=settings.lookback_days)
     table = delta.open_table(uri, version)
     held = [day for day in delta.partition_days(table) if first <= day <= days[1]]
@@ -292,7 +292,7 @@ def score_facts(
     """
     packed = reader.packed
     kept = np.ones(packed.num_rows, bool) if reader.keep is None else reader.keep
-    first, last = _packed_days(config, packed)
+    first, last = packed_days(config, packed)
     uri = scores_table(config, scorer)
     days = [d for d in delta.partition_days(delta.open_table(uri, version)) if first <= d <= last]
     if not days:
@@ -325,7 +325,7 @@ def fact_metrics(facts: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in flat.items() if value is not None}
 
 
-def _packed_days(config: RunConfig, packed: Packed) -> tuple[date, date]:
+def packed_days(config: RunConfig, packed: Packed) -> tuple[date, date]:
     """First and last day of the packed impressions."""
     zone = config.contract.time_zone
     ends = (packed.event_us[0], packed.event_us[-1])

@@ -56,6 +56,7 @@ from jobs.training.stored import (
 )
 from jobs.training.trainee import SegmentResult, recent_ne
 from jobs.training_settings import Student, Trial
+from jobs.user_embeddings import TABLE as USER_EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,16 @@ def teacher_scores(
     return read_scores(config, plan.scorer, packed, plan.tasks, version), {table: version}
 
 
+def stored_versions(config: RunConfig, plan: StudentPlan) -> dict[str, int | None]:
+    """Versions of the tables from which a student reads what the teacher kept."""
+    settings, tables = plan.settings, []
+    if settings.representation_history or settings.alignment:
+        tables.append(f"teacher_scores/{teacher_name(config)}")
+    if settings.user_vector:
+        tables.append(USER_EMBEDDINGS)
+    return {table: read_summary(config, "score_teacher").outputs[table] for table in tables}
+
+
 def student_reader(
     config: RunConfig, plan: StudentPlan, packed: Packed, teacher: np.ndarray | None
 ) -> Reader:
@@ -193,6 +204,7 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     torch.set_num_threads(config.resources.worker_threads)
     packed = open_packed(config)
     teacher, scores = teacher_scores(config, plan, packed)
+    scores |= stored_versions(config, plan)
     reader = student_reader(config, plan, packed, teacher)
     keep = kept_rows(plan, packed)
     segments = training_segments(config.plan, packed, config.contract.time_zone)

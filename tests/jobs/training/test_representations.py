@@ -12,7 +12,7 @@ from jobs import delta
 from jobs.errors import ConfigError
 from jobs.family import TWIN, stage_folder
 from jobs.pack_examples import open_packed
-from jobs.representation_settings import Alignment, Representation, RepresentationReading
+from jobs.representation_settings import Representation
 from jobs.training import representations as encoding
 from jobs.training import trainee
 from jobs.training.checkpoints import load_model, read_card
@@ -28,9 +28,8 @@ from jobs.training.representations import (
 )
 from jobs.training.scoring import read_representations, score_out_of_sample, scores_table
 from jobs.training.students import domain_plan, student_reader, twin_reader
-from jobs.training_settings import Student
 from model.representations.quantise import dequantise, quantise, unpack
-from tests.jobs.training import family, samples
+from tests.jobs.training import samples
 
 NAME = "tiny-teacher"
 ENDS = samples.days(1, 2, 3)
@@ -207,34 +206,6 @@ def test_representations_that_are_not_finite_are_refused():
         fit_encoder(spoilt, SETTINGS)
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """(config, summaries, absorbed records) of a family whose students read everything kept."""
-    home = tmp_path_factory.mktemp("told")
-    gate_start, gate_end = samples.days(2.5, 3)
-    plan = samples.plan(
-        day=samples.day_of(gate_start, samples.ZONE), gate_start=gate_start, gate_end=gate_end
-    )
-    student = Student(
-        training=samples.training(),
-        representation_history=RepresentationReading(length=4, pooling="din", hidden=(4,)),
-        alignment=Alignment(weight=0.3),
-    )
-    config = family.resolve(
-        home,
-        "run-1",
-        plan,
-        teacher=samples.training(),
-        domain_student=student,
-        vertical_student=student,
-        representation=SETTINGS,
-    )
-    rows = samples.world(400)
-    family.pack(config, rows, rows.vocabulary(version=0))
-    summaries = {s.part or s.job: s for s in family.train(config)}
-    return config, summaries, family.absorb(config)
-
-
 def test_the_summary_tells_coverage_age_calibration_and_encoders(told):
     config, summaries, _ = told
     details, packed = summaries["score_teacher"].details, open_packed(config)
@@ -264,17 +235,19 @@ def test_students_read_what_was_kept_and_their_twins_do_not(told):
     batch, untold = reader.batch(rows), twin_reader(reader).batch(rows)
     assert len(batch.representations.values) > 20
     assert len(untold.representations.values) == 0
+    assert not batch.user_vector.isnan().all()
+    assert untold.user_vector.isnan().all()
     for folder in (stage_folder(config, plan.name, stage) for stage in ("judged", "final")):
         student, twin = load_model(folder).ranker, load_model(folder / TWIN)
         assert not torch.equal(student(batch).logits, student(untold).logits)
         assert student.config == twin.config
         assert read_card(folder).distillation["alignment"]["dim"] == 4
         # The twin never learnt to read one.
-        weights = twin.representation_history.state_dict()
-        start = type(twin)(twin.config, config.domain_student.training.seed)
-        fresh = start.representation_history.state_dict()
-        assert torch.equal(weights["projection.weight"], fresh["projection.weight"])
-        assert not torch.equal(weights["default"], fresh["default"])
+        fresh = type(twin)(twin.config, config.domain_student.training.seed)
+        for part in ("representation_history", "user_vector"):
+            weights, start = (getattr(each, part).state_dict() for each in (twin, fresh))
+            assert torch.equal(weights["projection.weight"], start["projection.weight"])
+            assert not torch.equal(weights["default"], start["default"])
 
 
 def test_the_encoder_goes_with_the_teacher_that_absorbed_the_gate_window(told):
