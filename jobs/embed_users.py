@@ -1,21 +1,26 @@
 """Refresh the vectors of users with the teacher that serves, between two retrains.
 
-Reads the ledger of promotions, the champion's teacher and the newest packed day of the family.
-Writes `user_embeddings`: of every user of whom something became known on that day, the vector as of
-its end. Guarantees: no vector is written of a moment that the teacher had learnt past; a second
-refresh changes nothing. A user of whom nothing new is known keeps the vector of an earlier day,
-which holds all that is known.
+Reads the ledger of promotions, the champion's teacher and the newest packed days of the family.
+Writes what `user_embeddings` lacks of the moments after all that the teacher has learnt: the ends
+of days, for every user of whom something became known on the day, and the arrivals of events of
+high value. Guarantees: no vector is written of a moment that the teacher had learnt past; what is
+there stays, so a second refresh changes nothing. A user of whom nothing new is known keeps the
+vector of an earlier day, which holds all that is known.
 
-Vectors as of earlier moments, those at which events of high value arrived among them, are written
-by `jobs.score_teacher`, each by the checkpoint before it: that is what students learn from.
+Earlier moments are written by `jobs.score_teacher`, each by the checkpoint before it: that is what
+students learn from. An event arrives here with its day, as the log is delivered.
 
     python -m jobs.embed_users --recipe kuairand
 """
+
+# pyarrow.compute makes its functions at import, out of a type checker's sight.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +28,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
+from jobs import delta
 from jobs.command import JobSummary, exit_with, log
 from jobs.config import Recipe, RunConfig, lapidary_home, load_config, with_overrides
 from jobs.errors import ConfigError
@@ -34,17 +41,18 @@ from jobs.promotions import Promotion, read_ledger
 from jobs.recipes import named_recipe
 from jobs.resolve_config import parse_overrides
 from jobs.run_folders import packed_folders
-from jobs.training.checkpoints import load_model, read_card
+from jobs.training.checkpoints import Card, learnt_until_us, load_model, read_card
 from jobs.training.dense import micros
 from jobs.training.inputs import to_us
+from jobs.training.reader import Reader
 from jobs.training.teacher import teacher_reader
 from jobs.training.user_vectors import read_moments, user_vectors
-from jobs.user_embeddings import TABLE, write_vectors
+from jobs.user_embeddings import SCHEMA, TABLE, days_of, write_vectors
 from model.history import upstream_ratio
 
 
 def run(recipe: Recipe, home: str) -> JobSummary:
-    """Refresh the vectors of a family's users, as of the end of the newest packed day.
+    """Refresh the vectors of a family's users, up to the end of the newest packed day.
 
     Args:
         recipe: Names the family.
@@ -68,6 +76,7 @@ def run(recipe: Recipe, home: str) -> JobSummary:
     config = _newest_run(recipe, home)
     torch.set_num_threads(config.resources.num_workers * config.resources.worker_threads)
     packed, name = open_packed(config), teacher_name(config)
+    reader = teacher_reader(config, packed)
     folder = _folder(config, champion, name)
     card = read_card(folder)
     history = card.ranker_config.history
@@ -82,19 +91,16 @@ def run(recipe: Recipe, home: str) -> JobSummary:
             f"packed: the champion has learnt until {card.learnt_until}; the newest packed day "
             f"ends at {config.plan.gate_end}; run jobs.pack_examples in the champion's run again"
         )
-    moments = read_moments(packed)
-    at_end = np.flatnonzero(micros(moments["as_of"]) == to_us(config.plan.gate_end))
-    reader = teacher_reader(config, packed)
-    rows = user_vectors(load_model(folder), card, reader, moments.take(pa.array(at_end)))
-    written, version = write_vectors(config, rows, packed.inputs) if rows.num_rows else ({}, None)
-    log.info("%s: vectors of %d users as of %s", TABLE, rows.num_rows, config.plan.gate_end)
+    rows = user_vectors(load_model(folder), card, reader, _lacking(config, reader, card))
+    written, version = _add(config, rows, packed.inputs)
+    log.info("%s: %d vectors, the last as of %s", TABLE, written, config.plan.gate_end)
     return JobSummary(
         job="embed_users",
         inputs=packed.inputs,
         outputs={TABLE: version},
-        rows={TABLE: sum(written.values())},
+        rows={TABLE: written},
         details={
-            "as_of": config.plan.gate_end.isoformat(),
+            "until": config.plan.gate_end.isoformat(),
             "teacher": {"name": name, "run": card.run_id, "trained_until": card.trained_until},
             "upstream_flops_ratio": _ratios(config, champion, folder),
         },
@@ -113,6 +119,42 @@ def _newest_run(recipe: Recipe, home: str) -> RunConfig:
             "jobs.pack_examples in the latest one"
         )
     return max(found, key=lambda config: (config.plan.day, config.run.run_id))
+
+
+def _lacking(config: RunConfig, reader: Reader, card: Card) -> pa.Table:
+    """Moments of the packed days after all that a teacher has learnt, without a vector yet."""
+    moments = read_moments(reader.packed)
+    as_of = micros(moments["as_of"])
+    after = (as_of >= learnt_until_us(card)) & (as_of <= to_us(config.plan.gate_end))
+    moments = moments.take(pa.array(np.flatnonzero(after)))
+    uri, zone = config.table(TABLE), config.contract.time_zone
+    if delta.latest_version(uri) is None or moments.num_rows == 0:
+        return moments
+    days = days_of(moments["as_of"], zone)
+    held = delta.read_days(uri, sorted(set(days.to_pylist())), ["user_id", "as_of"])
+    keys, known = (
+        pc.binary_join_element_wise(
+            rows["user_id"], rows["as_of"].cast(pa.int64()).cast(pa.string()), "\u0001"
+        )
+        for rows in (moments, held)
+    )
+    return moments.filter(pc.invert(pc.is_in(keys, value_set=known)))
+
+
+def _add(
+    config: RunConfig, rows: pa.Table, inputs: Mapping[str, int | None]
+) -> tuple[int, int | None]:
+    """Write vectors beside what their days hold; how many, and the table's version."""
+    uri = config.table(TABLE)
+    version = delta.latest_version(uri)
+    if rows.num_rows == 0:
+        return 0, version
+    beside = rows
+    if version is not None:
+        days = sorted(set(days_of(rows["as_of"], config.contract.time_zone).to_pylist()))
+        beside = pa.concat_tables([delta.read_days(uri, days, SCHEMA.names), rows])
+    _, version = write_vectors(config, beside, inputs)
+    return rows.num_rows, version
 
 
 def _folder(config: RunConfig, champion: Promotion, name: str) -> Path:

@@ -60,13 +60,18 @@ def write_vectors(
         "code_hash": run.code_hash,
         "inputs": dict(inputs),
     }
-    local = pc.local_timestamp(rows["as_of"].cast(pa.timestamp("us", zone))).cast(pa.date32())
+    local = days_of(rows["as_of"], zone)
     written: dict[date, int] = {}
     for day in sorted(set(local.to_pylist())):
         own = rows.filter(pc.equal(local, day))
         delta.write_arrow_day(uri, own, day, ORDER, commit)
         written[day] = own.num_rows
     return written, delta.latest_version(uri)
+
+
+def days_of(moments: pa.ChunkedArray, time_zone: str) -> pa.ChunkedArray:
+    """Local days of moments."""
+    return pc.local_timestamp(moments.cast(pa.timestamp("us", time_zone))).cast(pa.date32())
 
 
 def read_vectors(

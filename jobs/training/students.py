@@ -226,6 +226,8 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         mlflow_run.inputs(config, scores)
         mlflow_run.params({f"distillation.{k}": v for k, v in plan.settings.distillation})
         mlflow_run.params({"teacher": plan.scorer, "twin_trial": twin.card.trial})
+        told = ("representation_history", "alignment", "user_vector")
+        mlflow_run.params({name: getattr(plan.settings, name) for name in told})
         tags = {
             "trained_from": str(config.plan.trained_from),
             "trained_until": str(student.card.trained_until),

@@ -112,6 +112,8 @@ def user_vectors(
     Returns:
         Columns of `jobs.user_embeddings.SCHEMA`.
     """
+    if moments.num_rows == 0:
+        return SCHEMA.empty_table()
     ranker = (model.ranker if isinstance(model, Student) else model).to(reader.device)
     packed, config = reader.packed, ranker.config
     assert config.history is not None, "a ranker with an upstream has a history"

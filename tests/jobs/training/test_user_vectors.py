@@ -148,7 +148,22 @@ def test_a_refresh_embeds_all_users_of_the_newest_day_with_the_champion(told):
     assert {row["trained_until"] for row in new} == {config.plan.gate_end}
     assert len({row["user_id"] for row in new}) == len(new)
     assert summary.details["upstream_flops_ratio"].keys() == {"blue-feed", "blue-video", "red-home"}
-    assert embed_users.run(config, config.home).outputs == summary.outputs
+    again = embed_users.run(config, config.home)
+    assert (again.outputs, again.rows) == (summary.outputs, {TABLE: 0})
+
+
+def test_a_refresh_adds_what_is_lacking_beside_what_is_there(told):
+    config, *_ = told
+    embed_users.run(config, config.home)
+    uri, day = config.table(TABLE), day_of(config.plan.gate_end, samples.ZONE)
+    rows = delta.read_days(uri, [day]).drop_columns("day").sort_by("user_id")
+    commit = {"run_id": "x", "config_hash": "c", "code_hash": "c", "inputs": {}}
+    delta.write_arrow_day(uri, rows.slice(2), day, ["as_of", "user_id"], commit)
+    assert embed_users.run(config, config.home).rows == {TABLE: 2}
+    found = delta.read_days(uri, [day]).drop_columns("day").sort_by("user_id")
+    same = ["user_id", "as_of", "trained_until", "reason", "num_events"]
+    assert found.select(same).equals(rows.select(same))
+    assert found.slice(2).equals(rows.slice(2))
 
 
 def test_a_recipe_without_user_vectors_is_refused_in_one_sentence(told):
