@@ -1,8 +1,11 @@
 """One thread, as every training worker has, and one family that several files look at."""
 
+import shutil
+
 import pytest
 import torch
 
+from jobs import tracking
 from jobs.config import day_of
 from jobs.representation_settings import (
     Alignment,
@@ -25,9 +28,18 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def first_run(tmp_path_factory):
+def mlflow_store(tmp_path_factory):
+    """An empty store: to make one takes longer than to train a family in it."""
+    home = tmp_path_factory.mktemp("store")
+    tracking._client(samples.config(home), str(home))
+    return home / "mlflow"
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory, mlflow_store):
     """(config, summaries, records) of a first run, trained, absorbed and promoted."""
     home = tmp_path_factory.mktemp("family")
+    shutil.copytree(mlflow_store, home / "mlflow")
     (gate_start, gate_end) = samples.days(2.5, 3)
     plan = samples.plan(
         day=day_of(gate_start, samples.ZONE), gate_start=gate_start, gate_end=gate_end
@@ -59,9 +71,10 @@ def next_run(first_run):
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory):
+def told(tmp_path_factory, mlflow_store):
     """(config, summaries, records) of a family whose students read all that a teacher can keep."""
     home = tmp_path_factory.mktemp("told")
+    shutil.copytree(mlflow_store, home / "mlflow")
     gate_start, gate_end = samples.days(2.5, 3)
     plan = samples.plan(
         day=day_of(gate_start, samples.ZONE), gate_start=gate_start, gate_end=gate_end
