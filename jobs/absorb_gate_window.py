@@ -29,6 +29,7 @@ from jobs.training.checkpoints import copy_checkpoint, load_checkpoint, load_mod
 from jobs.training.evaluation import GateRows, gate_rows, judge
 from jobs.training.inputs import Packed
 from jobs.training.reader import Reader
+from jobs.training.representations import ENCODER, load_encoder, save_encoder
 from jobs.training.scoring import predict
 from jobs.training.segments import Segment, gate_segment
 from jobs.training.students import (
@@ -37,6 +38,7 @@ from jobs.training.students import (
     student_plans,
     student_reader,
     teacher_scores,
+    twin_reader,
 )
 from jobs.training.teacher import TeacherJob, teacher_reader
 from jobs.training_settings import Trial
@@ -96,7 +98,11 @@ def _absorb_teacher(config: RunConfig, packed: Packed, gate: Segment) -> list[di
     )
     shutil.rmtree(watched_folder(config, job.name), ignore_errors=True)
     ((folder, _),) = train_on_ray(config, job)
-    copy_checkpoint(folder, stage_folder(config, name, "final"))
+    final = stage_folder(config, name, "final")
+    copy_checkpoint(folder, final)
+    encoder = load_encoder(config.run_folder / "models" / name / ENCODER)
+    if encoder is not None:
+        save_encoder(final / ENCODER, encoder)
     watched = read_watched(watched_folder(config, job.name))
     return _records(config, name, teacher_reader(config, packed), gate, watched)
 
@@ -115,7 +121,8 @@ def _absorb_student(
         card = student_card(config, plan, reader, Trial(**held.card.trial), distilled=distilled)
         card, learner = trainee.from_checkpoint(card, plan.settings.training, held, reader.device)
         learner.watched = watched if distilled else None
-        card, _ = trainee.train(card, learner, reader, [gate])
+        own = reader if distilled else twin_reader(reader)
+        card, _ = trainee.train(card, learner, own, [gate])
         trainee.save(target, card, learner)
     return _records(config, plan.name, reader, gate, watched)
 

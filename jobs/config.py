@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from jobs.contract import LogContract, load_contract
 from jobs.errors import ConfigError
+from jobs.representation_settings import Representation, UserVectors
 from jobs.settings import Settings, checked
 from jobs.training_settings import Student, Training
 from model.heads_config import ChainConfig
@@ -183,6 +184,11 @@ class Recipe(Settings):
     teachers: dict[str, Literal["domain", "teacher"]] = {}
     """Whom a vertical student, named `<domain>-<vertical>`, learns from: its domain student, as all
     do that are left out, or straight from the teacher."""
+    representation: Representation | None = None
+    """What the teacher keeps of every impression that it scores; probabilities alone if left out.
+    """
+    user_vectors: UserVectors | None = None
+    """Vectors of users from the teacher's upstream; none are made if left out."""
     gates: Gates = Gates()
     resources: Resources = Resources()
     maintenance: Maintenance = Maintenance()
@@ -224,6 +230,39 @@ class Recipe(Settings):
             raise ValueError(
                 "network.zipper: the longest of a task's zipper_windows is its window, which is "
                 f"served; found {short or 'no task with zipper_windows'}; change the contract"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_what_is_read(self) -> Recipe:
+        for name in ("domain_student", "vertical_student"):
+            student: Student = getattr(self, name)
+            kept = self.representation is not None
+            read = [
+                part for part in ("representation_history", "alignment") if getattr(student, part)
+            ]
+            if read and not kept:
+                raise ValueError(
+                    f"{name}.{read[0]}: it reads what the teacher keeps of impressions; found no "
+                    "representation; set it, or leave this out"
+                )
+            if student.user_vector and self.user_vectors is None:
+                raise ValueError(
+                    f"{name}.user_vector: it reads vectors of users; found no user_vectors; set "
+                    "them, or leave this out"
+                )
+        if self.user_vectors is None:
+            return self
+        if self.teacher.network.upstream is None:
+            raise ValueError(
+                "user_vectors: they come from teacher.network.upstream; found none; configure an "
+                "upstream, or leave user_vectors out"
+            )
+        known = self.contract.timeline_event_types
+        if unknown := sorted(set(self.user_vectors.high_value_events) - set(known)):
+            raise ValueError(
+                "user_vectors.high_value_events: event types that enter timelines, of "
+                f"{sorted(known)}; found {unknown}; correct the names"
             )
         return self
 

@@ -27,6 +27,8 @@ from jobs.config import Recipe
 from jobs.pins import Pins
 from jobs.table_files import delete_files, family_tables, table_files, version_paths
 from jobs.trained import tag_trained
+from jobs.user_embeddings import ORDER as EMBEDDING_ORDER
+from jobs.user_embeddings import TABLE as USER_EMBEDDINGS
 from jobs.user_rows import (
     People,
     UserRows,
@@ -232,7 +234,7 @@ def _days_with(place: _Place, people: People) -> dict[str, tuple[list[str], int]
 
 
 def _is_scores(name: str) -> bool:
-    return name.startswith("teacher_scores/")
+    return name.startswith("teacher_scores/") or name == USER_EMBEDDINGS
 
 
 def _rewrite_day(
@@ -269,7 +271,7 @@ def _rewrite_day(
 def _rewrite_scores(
     place: _Place, day: str, paths: list[str], people: People, commit: dict[str, Any]
 ) -> None:
-    """Scores lie in one file a day, and their digest goes by the order of its rows."""
+    """Scores and vectors lie in one file a day, and their digest goes by the order of its rows."""
     (path,) = paths
     with pq.ParquetFile(place.path(path)) as file:
         (batch,) = file.read().combine_chunks().to_batches()
@@ -277,7 +279,8 @@ def _rewrite_scores(
     if kept.num_rows == 0:
         _drop(place, day, paths, commit)
         return
-    order = ["event_ts", "impression_id"]
+    is_embedding = place.name == USER_EMBEDDINGS
+    order = EMBEDDING_ORDER if is_embedding else ["event_ts", "impression_id"]
     delta.write_arrow_day(place.uri, kept, date.fromisoformat(day), order, commit)
 
 

@@ -37,7 +37,7 @@ from jobs.training.evaluation import (
 from jobs.training.inputs import Packed
 from jobs.training.scoring import predict, read_scores
 from jobs.training.segments import gate_segment
-from jobs.training.students import StudentPlan, student_plans, student_reader
+from jobs.training.students import StudentPlan, student_plans, student_reader, twin_reader
 from jobs.training.teacher import teacher_reader
 
 METRICS = "metrics_family.json"
@@ -142,7 +142,7 @@ def _judge_student(
     judged = stage_folder(config, plan.name, "judged")
     predictions = {
         "model": predict(load_model(judged), reader, gate.rows),
-        "twin": predict(load_model(judged / TWIN), reader, gate.rows),
+        "twin": predict(load_model(judged / TWIN), twin_reader(reader), gate.rows),
         "teacher": teacher[gate.rows],
         **read_baselines(config, reader, gate),
     }

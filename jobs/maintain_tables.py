@@ -5,8 +5,8 @@ row and no digest of a live day changes; every version that a registered model w
 readable; what a run may still be reading stays for the recipe's `maintenance.retention_days`; a
 day that somebody replaces meanwhile stays as they left it; twice changes nothing.
 
-Scores (`teacher_scores/*`) have one file a day as they are written; tables without days (ledger,
-vocabulary, reports of gates) are only cut and cleaned.
+Scores (`teacher_scores/*`) and users' vectors (`user_embeddings`) have one file a day as they are
+written; tables without days (ledger, vocabulary, reports of gates) are only cut and cleaned.
 
     python -m jobs.maintain_tables --recipe kuairand --dry-run
 """

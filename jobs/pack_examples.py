@@ -2,7 +2,8 @@
 
 Reads `examples`, `timelines` and `vocabulary` at the versions that the run built; where the
 contract declares them, `content_embeddings` and the tables of ads' attributes too. Writes `packed/`
-in the run's folder. Guarantees: rows in order of time; the same tables give the same arrays.
+in the run's folder; with `user_vectors`, when vectors of users are to be made too. Guarantees: rows
+in order of time; the same tables give the same arrays.
 
     python -m jobs.pack_examples --config var/runs/<run>/config.json
 """
@@ -19,6 +20,7 @@ from jobs.days import shown_days
 from jobs.training.content import read_content
 from jobs.training.inputs import Packed, pack
 from jobs.training.item_attributes import declared_feeds, read_item_attributes
+from jobs.training.user_vectors import user_moments, write_moments
 from jobs.vocabulary import read_vocabulary
 
 FOLDER = "packed"
@@ -49,6 +51,9 @@ def run(config: RunConfig) -> JobSummary:
     spec = pack(
         folder, examples, timelines, config.contract, vocabulary, inputs, content, attributes
     )
+    if config.user_vectors is not None:
+        high_value = config.user_vectors.high_value_events
+        write_moments(folder, user_moments(timelines, high_value, config.contract.time_zone))
     return JobSummary(
         job="pack_examples",
         inputs=inputs,

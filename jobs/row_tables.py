@@ -126,7 +126,12 @@ class RowTables:
             )
             for name in names
         }
-        return {name: row for name, row in rows.items() if row is not None}
+        return {
+            # Kept representations are bytes, which no page can show.
+            name: {k: v.hex() if isinstance(v, bytes) else v for k, v in row.items()}
+            for name, row in rows.items()
+            if row is not None
+        }
 
     def commit(self, table: str, day: date) -> Story | None:
         """The commit that holds a day; None where none does."""

@@ -249,6 +249,8 @@ def log_training(
     from model.ranker import flops, num_parameters
 
     ranker = card.ranker_config
+    earlier = ranker.representation_history
+    longest = earlier.max_length if earlier else 0
     sizes = asdict(card)
     run.params(
         {
@@ -257,7 +259,9 @@ def log_training(
             "batch_size": training.batch_size,
             "seed": training.seed,
             "num_parameters": num_parameters(ranker),
-            "flops_per_row": flops(ranker, _mean_events(packed, ranker)),
+            "flops_per_row": flops(
+                ranker, _mean_events(packed, ranker), num_representations=longest
+            ),
             "vocabulary_version": sizes["vocabulary_version"],
             "trained_until": card.trained_until,
             "parent": card.parent,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from jobs.representation_settings import Alignment, RepresentationReading, UserVectorReading
 from jobs.settings import Settings
 from model.distillation.config import DistillationOptions, SoftLoss, check_losses
 from model.heads_config import ChainConfig
@@ -177,3 +178,10 @@ class Student(Settings):
 
     training: Training
     distillation: Distillation = Distillation()
+    representation_history: RepresentationReading | None = None
+    """What it reads of the user's earlier impressions as the teacher saw them; nothing if left
+    out. So is what follows. All of it is distillation: a twin is given none."""
+    alignment: Alignment | None = None
+    """A loss on its representation of a row."""
+    user_vector: UserVectorReading | None = None
+    """The user's vector from the teacher's upstream."""

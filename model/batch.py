@@ -12,6 +12,7 @@ from model.config import RankerConfig
 from model.embedding_config import ContentConfig
 from model.embeddings import Bag
 from model.next_event import NextEvents
+from model.representations.stored import StoredRepresentations
 
 
 class RowEvents(NamedTuple):
@@ -130,6 +131,9 @@ class Batch:
         bags: The values of every bag, in the order of `RankerConfig.bags`.
         content: Given vectors in the order of `RankerConfig.content`; NaN where missing.
         next_events: What the next-event loss asks, or None where nothing is to be learnt.
+        user_vector: The stored vector of each row's user, NaN where there is none; None for a
+            ranker that reads none.
+        representations: What a teacher kept of the users' earlier rows; None likewise.
 
     Raises:
         ValueError: If there is no row, or the parts disagree on the number of rows.
@@ -142,6 +146,8 @@ class Batch:
     bags: tuple[Bag, ...] = ()
     content: tuple[Float32[Tensor, "B _"], ...] = ()
     next_events: NextEvents | None = None
+    user_vector: Float32[Tensor, "B U"] | None = None
+    representations: StoredRepresentations | None = None
 
     def __post_init__(self) -> None:
         counts = {
@@ -155,6 +161,10 @@ class Batch:
         counts |= {f"content[{i}]": len(vectors) for i, vectors in enumerate(self.content)}
         if self.next_events is not None:
             counts["next_events"] = len(self.next_events.target)
+        if self.user_vector is not None:
+            counts["user_vector"] = len(self.user_vector)
+        if self.representations is not None:
+            counts["representations"] = self.representations.num_rows
         if len(set(counts.values())) > 1 or self.num_rows == 0:
             raise ValueError(
                 "batch: all parts must have the same number of rows, at least one; found "
@@ -176,6 +186,8 @@ class Batch:
             tuple(Bag(function(bag.values), function(bag.offsets)) for bag in self.bags),
             tuple(function(vectors) for vectors in self.content),
             NextEvents(*map(function, self.next_events)) if self.next_events else None,
+            None if self.user_vector is None else function(self.user_vector),
+            self.representations.map(function) if self.representations else None,
         )
 
 
@@ -186,7 +198,8 @@ def check_batch(batch: Batch, config: RankerConfig) -> None:
 
     Raises:
         ValueError: If a column is missing, an index lies outside its table or the domains, or a
-            row reads more than `history.max_events` events.
+            row reads more than `history.max_events` events or
+            `representation_history.max_length` representations.
     """
     rows = {table.name: table.num_rows for table in config.tables}
     _check_columns("batch.dense", batch.dense, config.num_dense)
@@ -196,6 +209,7 @@ def check_batch(batch: Batch, config: RankerConfig) -> None:
     for bag, values in zip(config.bags, batch.bags, strict=True):
         _check_indexes(f"batch.bags.{bag.name}", values.values[:, None], [rows[bag.table]])
     _check_content("batch.content", batch.content, config.content)
+    _check_stored(batch, config)
     if (batch.history is None) != (config.history is None):
         raise ValueError(
             "batch.history: a batch has a history exactly when the ranker reads one; found "
@@ -212,6 +226,29 @@ def check_batch(batch: Batch, config: RankerConfig) -> None:
         raise ValueError(
             f"batch.history.start: a row reads at most {config.history.max_events} events; "
             f"found {longest}; start each row's window at its newest events"
+        )
+
+
+def _check_stored(batch: Batch, config: RankerConfig) -> None:
+    for name, given, wanted in (
+        ("user_vector", batch.user_vector, config.user_vector),
+        ("representations", batch.representations, config.representation_history),
+    ):
+        if (given is None) != (wanted is None):
+            raise ValueError(
+                f"batch.{name}: a batch has it exactly when the ranker reads it; found "
+                f"{'none' if given is None else 'one'}; give the loader this ranker's config"
+            )
+    if batch.user_vector is not None and config.user_vector is not None:
+        _check_columns("batch.user_vector", batch.user_vector, config.user_vector.dim)
+    if batch.representations is None or config.representation_history is None:
+        return
+    stored, wanted = batch.representations, config.representation_history
+    _check_columns("batch.representations", stored.values, wanted.dim)
+    if (longest := int(stored.offsets.diff().max())) > wanted.max_length:
+        raise ValueError(
+            f"batch.representations: a row reads at most {wanted.max_length}; found {longest}; "
+            "give each row its latest ones"
         )
 
 

@@ -9,6 +9,7 @@ from model.frozen import Frozen, refuse_duplicates
 from model.heads_config import ChainConfig
 from model.history_config import HistoryConfig
 from model.interaction.config import Interaction
+from model.representations.config import RepresentationHistoryConfig, UserVectorConfig
 
 
 class RankerConfig(Frozen):
@@ -36,6 +37,10 @@ class RankerConfig(Frozen):
     """The interaction stack."""
     history: HistoryConfig | None
     """The timeline, or None for a ranker without one."""
+    user_vector: UserVectorConfig | None = None
+    """A stored vector of the user, from another ranker's upstream; None if none is read."""
+    representation_history: RepresentationHistoryConfig | None = None
+    """What a teacher kept of the user's earlier rows; None if none of it is read."""
     domains: Annotated[tuple[str, ...], Field(min_length=1)]
     """Domains in the order of the batch's domain index; each has heads of its own."""
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -54,10 +59,16 @@ class RankerConfig(Frozen):
     """Share of the representation dropped before the heads in training."""
 
     @property
-    def num_feature_tokens(self) -> int:
-        """Tokens of the row itself (F), before the history adds its own."""
+    def num_own_tokens(self) -> int:
+        """Tokens of the row itself, before stored vectors add theirs."""
         own = sum(field.num_tokens for field in self.token_fields)
         return own + len(self.groups) + self.num_dense_tokens + len(self.content)
+
+    @property
+    def num_feature_tokens(self) -> int:
+        """Tokens of the row and of stored vectors (F), before the history adds its own."""
+        stored = (self.user_vector, self.representation_history)
+        return self.num_own_tokens + sum(each.num_tokens for each in stored if each)
 
     @property
     def token_fields(self) -> tuple[FieldConfig, ...]:
@@ -109,7 +120,7 @@ class RankerConfig(Frozen):
                 f"num_dense {self.num_dense} with num_dense_tokens {self.num_dense_tokens}; "
                 "set both or neither to 0"
             )
-        if self.num_feature_tokens == 0:
+        if self.num_own_tokens == 0:
             raise ValueError(
                 "fields: a row needs at least one feature; found no fields, bags or content and "
                 "num_dense 0; add a field or a dense column"
@@ -145,6 +156,13 @@ class RankerConfig(Frozen):
             )
 
     def _check_linear(self) -> None:
+        if self.interaction.kind == "logistic" and (
+            self.user_vector or self.representation_history
+        ):
+            raise ValueError(
+                "interaction.kind: a logistic ranker reads no stored vectors; found user_vector or "
+                "representation_history set; leave both out"
+            )
         if self.interaction.kind == "logistic" and (
             self.history
             or self.head_hidden

@@ -109,3 +109,37 @@ def flops(config: RankerConfig, num_events: float, rows_per_event: float) -> flo
         shared += upstream.flops_per_segment(history, config.width, round(num_events))
         own += upstream.flops_per_row(history, config.width, round(num_events))
     return shared / rows_per_event + own
+
+
+def user_flops(config: RankerConfig, num_events: int) -> float:
+    """Forward FLOPs of one user's vector: `Ranker.represent_user` over so many events."""
+    history = config.history
+    assert history is not None and history.upstream is not None, "only an upstream knows users"
+    own = num_events * events.flops(config)
+    own += upstream.flops_per_segment(history, config.width, num_events)
+    return own + upstream.flops_per_row(history, config.width, num_events)
+
+
+def upstream_ratio(
+    teacher: RankerConfig, online: RankerConfig, num_events: int, num_online_events: int
+) -> float:
+    """How many times the sequence FLOPs of one online row go into one user's vector.
+
+    Paper: LLaTTE (arXiv 2601.20083): more than 45 times the online model's sequence FLOPs.
+    Differs: none.
+
+    Args:
+        teacher: The ranker whose upstream writes the vectors.
+        online: The ranker that reads them.
+        num_events: Events of a user's timeline.
+        num_online_events: Events that the online ranker reads of it.
+
+    Raises:
+        ValueError: If the online ranker reads no events.
+    """
+    if online.history is None:
+        raise ValueError(
+            "upstream_ratio: the online ranker's sequence is compared; found one without a "
+            "history; give a ranker that reads events"
+        )
+    return user_flops(teacher, num_events) / flops(online, num_online_events, rows_per_event=1.0)

@@ -43,3 +43,5 @@ class StudentOutput(NamedTuple):
     """As `RankerOutput` has them."""
     next_event_errors: Float[Tensor, " B"] | None
     """As `RankerOutput` has them."""
+    aligned: Float[Tensor, "B V"] | None = None
+    """The representation in the space of the teacher's; None without an alignment loss."""

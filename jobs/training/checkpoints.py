@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from jobs.errors import ConfigError
+from jobs.training.inputs import to_us
 from model.config import RankerConfig
 from model.distillation.config import DistillationConfig
 from model.embeddings import extend_tables, forget_rows
@@ -92,6 +93,13 @@ class Card:
     def learnt_until(self) -> datetime | None:
         """`trained_until` as a time."""
         return None if self.trained_until is None else datetime.fromisoformat(self.trained_until)
+
+
+def learnt_until_us(card: Card) -> int:
+    """`trained_until` in microseconds since 1970 UTC."""
+    moment = card.learnt_until
+    assert moment is not None, "a checkpoint that scores has learnt something"
+    return to_us(moment)
 
 
 @dataclass(frozen=True)
@@ -240,6 +248,9 @@ def _differences(held: Card, wanted: Card) -> list[str]:
     for name in ("has_auxiliary_head", "adapter", "adapter_hidden", "initialised", "frozen"):
         old, new = (getattr(card.distillation_config, name, None) for card in (held, wanted))
         pairs[f"distillation.{name}"] = old, new
+    aligned = [getattr(card.distillation_config, "alignment", None) for card in (held, wanted)]
+    old, new = (None if one is None else one.dim for one in aligned)
+    pairs["distillation.alignment.dim"] = old, new
     return [name for name, (old, new) in pairs.items() if old != new]
 
 

@@ -1,4 +1,4 @@
-"""What a teacher adds to a batch's loss: mixed labels, soft-label terms, the adapter's own."""
+"""What a teacher adds to a batch's loss: mixed labels, soft labels, alignment, the adapter."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from model.distillation.debias import convert_negative_sampling
 from model.distillation.mixing import mix_labels
 from model.distillation.soft_losses import distillation_loss
 from model.ranker import Student, StudentOutput
+from model.representations.alignment import alignment_loss
 
 
 def mixed_labels(student: Student, piece: Piece, share: float) -> Tensor:
@@ -54,6 +55,7 @@ def distillation_terms(
         tasks=tasks,
         users=piece.users,
     )
+    loss = loss + share * _alignment(student, output, piece)
     if student.adapter is None or output.adapted_distill_logits is None:
         return loss
     adapted = student.adapter(scores, piece.batch.domain)
@@ -66,6 +68,17 @@ def distillation_terms(
         distilled=student.distillation.tasks,
         tasks=tasks,
     )
+
+
+def _alignment(student: Student, output: StudentOutput, piece: Piece) -> Tensor:
+    """The term that draws a student's representation towards the teacher's; 0 without one."""
+    settings = student.distillation.alignment
+    if settings is None or output.aligned is None:
+        return output.logits.new_zeros(())
+    assert piece.representation is not None and piece.num_representations is not None
+    counts = piece.mask.any(dim=1)
+    number = piece.num_representations.float()
+    return alignment_loss(output.aligned, piece.representation, counts, number, settings)
 
 
 def _scores(student: Student, piece: Piece) -> Tensor:

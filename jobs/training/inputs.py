@@ -164,10 +164,14 @@ class Packed:
         """Rows."""
         return len(self.event_us)
 
+    def ids(self) -> pa.Table:
+        """By row `impression_id`, `user_id` and `known_ts`, when the impression became known."""
+        with pa.memory_map(str(self.folder / "ids.arrow")) as source:
+            return pa.ipc.open_file(source).read_all()
+
     def impression_ids(self) -> pa.ChunkedArray:
         """Impression ids, by row."""
-        with pa.memory_map(str(self.folder / "ids.arrow")) as source:
-            return pa.ipc.open_file(source).read_all()["impression_id"]
+        return self.ids()["impression_id"]
 
     def reassigned_tables(self, rows: Mapping[str, int], digests: Mapping[str, str]) -> list[str]:
         """Tables whose rows have other values than an earlier vocabulary gave them to.
@@ -204,7 +208,16 @@ class Packed:
             categorical=torch.from_numpy(self.categorical[rows].astype(np.int64)),
             dense=torch.from_numpy(self.dense[rows]),
             domain=torch.from_numpy(self.domain[rows].astype(np.int64)),
-            history=self._history(rows, max_events, whole, content) if max_events else None,
+            history=self.history(
+                self.timeline[rows],
+                self.history_end[rows].astype(np.int64),
+                self.event_us[rows],
+                max_events,
+                whole=whole,
+                content=content,
+            )
+            if max_events
+            else None,
             content=self._vectors(self.content_row, rows) if content else (),
         )
 
@@ -212,10 +225,27 @@ class Packed:
         assert self.content is not None and row is not None, "ranker_config asks for packed content"
         return (torch.from_numpy(self.content[row[at]].astype(np.float32)),)
 
-    def _history(self, rows: np.ndarray, max_events: int, whole: bool, content: bool) -> Timelines:
-        """Each timeline once: the union of what its rows read, up to the last row's cut-off."""
-        timelines, segment = np.unique(self.timeline[rows], return_inverse=True)
-        end = self.history_end[rows].astype(np.int64)
+    def history(
+        self,
+        timeline: np.ndarray,
+        end: np.ndarray,
+        row_us: np.ndarray,
+        max_events: int,
+        *,
+        whole: bool = False,
+        content: bool = False,
+    ) -> Timelines:
+        """Each timeline once: the union of what its readers read, up to the last one's cut-off.
+
+        Args:
+            timeline: Packed timeline of each reader.
+            end: Events of it that the reader knows.
+            row_us: When the reader reads it, in microseconds.
+            max_events: As for `batch`; so are the others.
+            whole: Whether a timeline is given from its first event on.
+            content: Whether the vectors of content are given.
+        """
+        timelines, segment = np.unique(timeline, return_inverse=True)
         start = np.maximum(end - max_events, 0)
         last = np.zeros(len(timelines), np.int64)
         np.maximum.at(last, segment, end)
@@ -234,7 +264,7 @@ class Packed:
             segment=torch.from_numpy(segment.astype(np.int64)),
             start=torch.from_numpy(start + shift[segment]),
             end=torch.from_numpy(end + shift[segment]),
-            row_us=torch.from_numpy(self.event_us[rows]),
+            row_us=torch.from_numpy(row_us),
             content=self._vectors(self.event_content_row, at) if content else (),
         )
 
@@ -337,7 +367,7 @@ def pack(
     partial.mkdir(parents=True)
     for name, values in arrays.items():
         np.save(partial / f"{name}.npy", np.ascontiguousarray(values))
-    ids = pa.table({"impression_id": examples["impression_id"]})
+    ids = examples.select(["impression_id", "user_id", "known_ts"])
     with (
         pa.OSFile(str(partial / "ids.arrow"), "wb") as sink,
         pa.ipc.new_file(sink, ids.schema) as out,

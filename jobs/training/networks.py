@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.errors import ConfigError
-from jobs.training_settings import Distillation, LongSequence, Network, Training
+from jobs.training_settings import Distillation, LongSequence, Network, Student, Training
 from model.config import FieldConfig, HistoryConfig, RankerConfig, TableConfig
 from model.distillation.config import DistillationConfig, DistillationOptions, SoftLabel, SoftLoss
 from model.embedding_config import ContentConfig
+from model.representations.config import (
+    AlignmentConfig,
+    RepresentationHistoryConfig,
+    UserVectorConfig,
+)
 from model.sequence_config import BranchConfig, UpstreamConfig
 
 if TYPE_CHECKING:
@@ -88,6 +93,43 @@ def ranker_config(
         imputes_errors=bool(training and training.debiasing and training.debiasing.kind == "dr"),
         dropout=network.dropout,
     )
+
+
+def with_stored(ranker: RankerConfig, config: RunConfig, student: Student) -> RankerConfig:
+    """The shape of a student that also reads what the teacher keeps."""
+    read: dict[str, Any] = {}
+    if student.representation_history is not None:
+        assert config.representation is not None, "Recipe keeps what is read"
+        reading = student.representation_history
+        read["representation_history"] = RepresentationHistoryConfig(
+            dim=config.representation.dim,
+            max_length=reading.length,
+            **reading.model_dump(exclude={"length"}),
+        )
+    if student.user_vector is not None:
+        read["user_vector"] = UserVectorConfig(
+            dim=user_vector_dim(config.teacher.network), **student.user_vector.model_dump()
+        )
+    # Made anew, so that the fields are checked where they meet.
+    return RankerConfig(**{**dict(ranker), **read})
+
+
+def with_alignment(
+    distillation: DistillationConfig, config: RunConfig, student: Student
+) -> DistillationConfig:
+    """How a student is taught that also learns from the teacher's representations."""
+    if student.alignment is None:
+        return distillation
+    assert config.representation is not None, "Recipe keeps what is read"
+    alignment = AlignmentConfig(dim=config.representation.dim, **student.alignment.model_dump())
+    return distillation.model_copy(update={"alignment": alignment})
+
+
+def user_vector_dim(network: Network) -> int:
+    """Width of a user's vector from a network's upstream (U)."""
+    upstream = network.upstream
+    assert upstream is not None, "Recipe gives user vectors an upstream"
+    return len(upstream.windows) * upstream.num_summary_tokens * network.width
 
 
 def _content(name: str, network: Network, dim: int | None) -> tuple[ContentConfig, ...]:

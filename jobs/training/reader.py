@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 from jobs.training.inputs import InputSpec, Packed
 from jobs.training.next_events import next_events
 from jobs.training.segments import Segment
+from jobs.training.stored import Stored
 from jobs.training_settings import NextEvent
 from jobs.vocabulary import OUT_OF_VOCABULARY
-from model.batch import Batch
+from model.batch import Batch, Timelines
+from model.config import FieldConfig, RankerConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Piece:
     """Window of each label, the longest last; None where labels have one window each."""
     num_next_events: Tensor | None = None
     """Events to foretell in the global batch; None where none are."""
+    representation: Tensor | None = None
+    """The teacher's representation of each row, NaN where missing; None where nobody asks."""
+    num_representations: Tensor | None = None
+    """Rows that count and have one in the global batch."""
 
     def to(self, device: str) -> Piece:
         """The same rows with every tensor on a device."""
@@ -55,6 +61,8 @@ class Piece:
             users=moved(self.users),
             window=moved(self.window),
             num_next_events=moved(self.num_next_events),
+            representation=moved(self.representation),
+            num_representations=moved(self.num_representations),
         )
 
 
@@ -81,6 +89,8 @@ class Reader:
     """Whether labels are learnt under the windows that their impressions were assigned."""
     next_event: NextEvent | None = None
     """What the model foretells of each row's newest event."""
+    stored: Stored = field(default_factory=Stored)
+    """What is read of what a teacher kept."""
     device: str = "cpu"
     """Where the model is, and so where its batches go."""
 
@@ -141,7 +151,11 @@ class Reader:
         batch = self.packed.batch(
             rows, self.max_events, whole=self.whole_timelines, content=self.content
         )
-        return replace(batch, domain=torch.from_numpy(self.domains)[batch.domain])
+        return replace(
+            batch,
+            domain=torch.from_numpy(self.domains)[batch.domain],
+            **self.stored.inputs(self.packed, rows),
+        )
 
     def pieces(self, segment: Segment, rank: int, world: int, skip: int = 0) -> Iterator[Piece]:
         """A worker's share of each global batch: every `world`-th row.
@@ -167,6 +181,7 @@ class Reader:
                 asked = next_events(self.packed, self.next_event, rows[whole], taken, mask)
                 batch = replace(batch, next_events=asked.events)
                 num_next_events = torch.tensor(float(asked.num_events))
+            theirs = self.stored.own(rows[whole])
             piece = Piece(
                 rows=taken,
                 batch=batch,
@@ -178,6 +193,8 @@ class Reader:
                 users=torch.from_numpy(self.packed.user[taken]),
                 window=None if windows is None else torch.from_numpy(windows),
                 num_next_events=num_next_events,
+                representation=None if theirs is None else self.stored.own(taken),
+                num_representations=None if theirs is None else (~theirs.isnan().any(1)).sum(),
             )
             yield piece if self.device == "cpu" else piece.to(self.device)
 
@@ -198,6 +215,30 @@ def _in_vocabulary(batch: Batch, spec: InputSpec) -> Batch:
         categorical = known(history.categorical, list(spec.event_fields.values()))
         history = replace(history, categorical=categorical)
     return replace(batch, categorical=known(batch.categorical, spec.categorical), history=history)
+
+
+def as_known(batch: Batch, config: RankerConfig) -> Batch:
+    """A batch as a model with an earlier vocabulary reads it.
+
+    A vocabulary only grows, so a row past the end of a table is a value admitted since: to this
+    model it is out of vocabulary.
+    """
+    history = None if batch.history is None else events_as_known(batch.history, config)
+    categorical = _known(batch.categorical, config.fields, config)
+    return replace(batch, categorical=categorical, history=history)
+
+
+def events_as_known(history: Timelines, config: RankerConfig) -> Timelines:
+    """Timelines as a model with an earlier vocabulary reads them."""
+    if config.history is None:
+        return history
+    return replace(history, categorical=_known(history.categorical, config.history.fields, config))
+
+
+def _known(indexes: Tensor, fields: Sequence[FieldConfig], config: RankerConfig) -> Tensor:
+    rows = {table.name: table.num_rows for table in config.tables}
+    ends = torch.tensor([rows[field.table] for field in fields])
+    return torch.where(indexes < ends, indexes, OUT_OF_VOCABULARY)
 
 
 def _counts(mask: np.ndarray) -> Tensor:

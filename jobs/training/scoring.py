@@ -2,7 +2,9 @@
 
 The scores of one scorer lie in the Delta table `teacher_scores/<scorer>`. A row is scored by the
 last checkpoint whose `trained_until` is not after the impression; the rule is checked again, and
-fatal, where scores are read.
+fatal, where scores are read. Where the recipe asks for it, what is kept of the scorer's
+representation of the row stands beside its probabilities, in the bytes of
+`model.representations.quantise`, with the version of the encoder that compressed it.
 """
 
 # pyarrow.compute makes its functions at import, out of a type checker's sight.
@@ -10,10 +12,10 @@ fatal, where scores are read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, date, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +25,18 @@ import torch
 from jobs import delta
 from jobs.config import RunConfig, day_of
 from jobs.errors import ConfigError
-from jobs.training.checkpoints import load_model, read_card
-from jobs.training.inputs import Packed, to_us
-from jobs.training.reader import Reader
-from jobs.vocabulary import OUT_OF_VOCABULARY
-from model.batch import Batch
-from model.config import FieldConfig, RankerConfig
+from jobs.representation_settings import Representation
+from jobs.training.checkpoints import Card, learnt_until_us, load_model, read_card
+from jobs.training.dense import micros
+from jobs.training.inputs import Packed
+from jobs.training.reader import Reader, as_known
 from model.ranker import Ranker, Student
 
+if TYPE_CHECKING:
+    from jobs.training.representations import Encoder
+
 _ROWS_PER_BATCH = 1024
+_DAY_US = 86_400_000_000
 
 
 def predict(model: Ranker | Student, reader: Reader, rows: np.ndarray) -> np.ndarray:
@@ -40,33 +45,24 @@ def predict(model: Ranker | Student, reader: Reader, rows: np.ndarray) -> np.nda
     Returns:
         float32, rows x tasks of the model.
     """
+    return _score(model, reader, rows, None)[0]
+
+
+def _score(
+    model: Ranker | Student, reader: Reader, rows: np.ndarray, encoder: Encoder | None
+) -> tuple[np.ndarray, list[bytes]]:
+    """Probabilities of rows, and with an encoder what is kept of their representations."""
     ranker = (model.ranker if isinstance(model, Student) else model).to(reader.device)
     parts = [np.zeros((0, len(ranker.config.tasks)), np.float32)]
+    kept: list[bytes] = []
     with torch.inference_mode():
         for low in range(0, len(rows), _ROWS_PER_BATCH):
-            batch = _as_known(reader.batch(rows[low : low + _ROWS_PER_BATCH]), ranker.config)
-            batch = batch.map(lambda tensor: tensor.to(reader.device))
-            parts.append(torch.sigmoid(ranker(batch).logits).cpu().numpy())
-    return np.concatenate(parts)
-
-
-def _as_known(batch: Batch, config: RankerConfig) -> Batch:
-    """A batch as a model with an earlier vocabulary reads it.
-
-    A vocabulary only grows, so a row past the end of a table is a value admitted since: to this
-    model it is out of vocabulary.
-    """
-    rows = {table.name: table.num_rows for table in config.tables}
-
-    def known(indexes: torch.Tensor, fields: Sequence[FieldConfig]) -> torch.Tensor:
-        ends = torch.tensor([rows[field.table] for field in fields])
-        return torch.where(indexes < ends, indexes, OUT_OF_VOCABULARY)
-
-    history = batch.history
-    if history is not None and config.history is not None:
-        categorical = known(history.categorical, config.history.fields)
-        history = replace(history, categorical=categorical)
-    return replace(batch, categorical=known(batch.categorical, config.fields), history=history)
+            batch = as_known(reader.batch(rows[low : low + _ROWS_PER_BATCH]), ranker.config)
+            output = ranker(batch.map(lambda tensor: tensor.to(reader.device)))
+            parts.append(torch.sigmoid(output.logits).cpu().numpy())
+            if encoder is not None:
+                kept += [line.tobytes() for line in encoder.compress(output.representation.cpu())]
+    return np.concatenate(parts), kept
 
 
 def scores_table(config: RunConfig, scorer: str) -> str:
@@ -75,7 +71,11 @@ def scores_table(config: RunConfig, scorer: str) -> str:
 
 
 def score_out_of_sample(
-    config: RunConfig, scorer: str, reader: Reader, checkpoints: Sequence[Path]
+    config: RunConfig,
+    scorer: str,
+    reader: Reader,
+    checkpoints: Sequence[Path],
+    encoders: Sequence[Encoder | None] | None = None,
 ) -> tuple[dict[date, int], int | None]:
     """Score every row that comes after some checkpoint, by the last one before it.
 
@@ -84,6 +84,7 @@ def score_out_of_sample(
         scorer: Registered name of the model that scores.
         reader: Its batches.
         checkpoints: Its checkpoints, in the order of `trained_until`.
+        encoders: What compresses the representations of each; none are kept if left out.
 
     Returns:
         Rows scored by day of impression, and the table's version.
@@ -91,7 +92,7 @@ def score_out_of_sample(
     packed = reader.packed
     kept = np.ones(packed.num_rows, bool) if reader.keep is None else reader.keep
     cards = [read_card(folder) for folder in checkpoints]
-    ends = np.array([to_us(_learnt_until(card.learnt_until)) for card in cards])
+    ends = np.array([learnt_until_us(card) for card in cards])
     assert np.all(np.diff(ends) >= 0), "checkpoints are in order"
     # Of two that have learnt as much, a parent and its child that had nothing to learn, the parent
     # scores: a repeat has the same parent, and so writes the same rows.
@@ -103,13 +104,16 @@ def score_out_of_sample(
         rows = np.flatnonzero(kept & (chosen == index))
         if len(rows) == 0:
             continue
-        scores = predict(load_model(folder), reader, rows)
+        encoder = None if encoders is None else encoders[index]
+        scores, kept_bytes = _score(load_model(folder), reader, rows, encoder)
         if config.plan.parent is None:
-            scores[:, _unlearnt(reader, kept, card.learnt_until)] = np.nan
+            scores[:, _unlearnt(reader, kept, card)] = np.nan
         columns = {
             f"p_{task}": pa.array(scores[:, i], from_pandas=True)
             for i, task in enumerate(card.ranker_config.tasks)
         }
+        if encoders is not None:
+            columns |= _representations(packed, rows, encoder, kept_bytes)
         parts.append(
             pa.table(
                 {
@@ -126,12 +130,29 @@ def score_out_of_sample(
     return _write(config, scorer, parts, packed)
 
 
-def _unlearnt(reader: Reader, kept: np.ndarray, until: datetime | None) -> np.ndarray:
+def _representations(
+    packed: Packed, rows: np.ndarray, encoder: Encoder | None, kept: list[bytes]
+) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Columns of what is kept of rows' representations, and of whose they are and since when."""
+    missing, at, number = encoder is None, pa.array(rows), len(rows)
+    config = None if encoder is None else encoder.model.config
+    return {
+        "user_id": packed.ids()["user_id"].take(at),
+        "known_ts": packed.ids()["known_ts"].take(at),
+        "representation": pa.array([None] * number if missing else kept, pa.binary()),
+        "representation_dim": pa.array([config and config.latent_dim] * number, pa.int32()),
+        "representation_bits": pa.array([config and config.bits] * number, pa.int32()),
+        "encoder_version": pa.array([encoder and encoder.version] * number, pa.string()),
+    }
+
+
+def _unlearnt(reader: Reader, kept: np.ndarray, card: Card) -> np.ndarray:
     """Tasks of which a first run's checkpoint has learnt no label to serve: bool, one per task.
 
     Of these it says what it was initialised to, which is nothing to learn from.
     """
-    end = _learnt_until(until)
+    end = card.learnt_until
+    assert end is not None, "a checkpoint that scores has learnt something"
     matured = reader.packed.matured(None, end, zipper=reader.zipper)[:, reader.tasks]
     matured &= reader.served(np.arange(len(matured)))
     return np.logical_not(matured[kept].any(axis=0))
@@ -187,9 +208,7 @@ def read_scores(
         ConfigError: A score comes from a checkpoint that had learnt past its impression.
     """
     uri = scores_table(config, scorer)
-    zone = config.contract.time_zone
-    ends = (packed.event_us[0], packed.event_us[-1])
-    first, last = (day_of(datetime.fromtimestamp(end / 1e6, UTC), zone) for end in ends)
+    first, last = packed_days(config, packed)
     days = [d for d in delta.partition_days(delta.open_table(uri, version)) if first <= d <= last]
     columns = ["impression_id", "event_ts", "trained_until", *[f"p_{task}" for task in tasks]]
     scores = delta.read_days(uri, days, columns, version)
@@ -201,6 +220,117 @@ def read_scores(
     for i, task in enumerate(tasks):
         values[known, i] = scores[f"p_{task}"].to_numpy()[at]
     return values
+
+
+def read_representations(
+    config: RunConfig, scorer: str, packed: Packed, settings: Representation, version: int | None
+) -> pa.Table:
+    """What a scorer kept of impressions of the packed days and of the days before.
+
+    Args:
+        config: The run's configuration.
+        scorer: Registered name of the model that scored.
+        packed: The rows that will read it.
+        settings: Width and bits; what was kept otherwise is left out, and so is what was not kept.
+        version: Version of the table.
+
+    Raises:
+        ConfigError: It comes from a checkpoint that had learnt past its impression.
+    """
+    uri = scores_table(config, scorer)
+    days = packed_days(config, packed)
+    first = days[0] - timedelta(days=settings.lookback_days)
+    table = delta.open_table(uri, version)
+    held = [day for day in delta.partition_days(table) if first <= day <= days[1]]
+    if table is None or not held or "representation" not in pa.schema(table.schema()).names:
+        return _KEPT.empty_table()
+    kept = delta.read_days(
+        uri,
+        held,
+        _KEPT.names,
+        version,
+        (pc.field("representation_dim") == settings.dim)
+        & (pc.field("representation_bits") == settings.bits),
+    )
+    check_out_of_sample(kept, scorer)
+    return kept
+
+
+_KEPT = pa.schema(
+    {
+        "impression_id": pa.string(),
+        "user_id": pa.string(),
+        "event_ts": pa.timestamp("us", "UTC"),
+        "known_ts": pa.timestamp("us", "UTC"),
+        "trained_until": pa.timestamp("us", "UTC"),
+        "representation": pa.binary(),
+        "encoder_version": pa.string(),
+    }
+)
+
+
+def score_facts(
+    config: RunConfig,
+    scorer: str,
+    reader: Reader,
+    tasks: Sequence[str],
+    version: int | None,
+) -> dict[str, Any]:
+    """How a run's scores are: coverage, age and calibration, for summaries and MLflow.
+
+    Args:
+        config: The run's configuration.
+        scorer: Registered name of the model that scored.
+        reader: Its batches.
+        tasks: Its tasks.
+        version: Version of its table.
+
+    Returns:
+        `coverage`, the share of its rows with a score; `age_days`, from what the scorer had learnt
+        to the impression, on average; and by task `calibration`, predicted over observed events of
+        scored rows whose label has matured by the end of the run's day. None where undefined.
+    """
+    packed = reader.packed
+    kept = np.ones(packed.num_rows, bool) if reader.keep is None else reader.keep
+    first, last = packed_days(config, packed)
+    uri = scores_table(config, scorer)
+    days = [d for d in delta.partition_days(delta.open_table(uri, version)) if first <= d <= last]
+    if not days:
+        return {"coverage": 0.0, "age_days": None, "calibration": dict.fromkeys(tasks)}
+    names = ["impression_id", "event_ts", "trained_until", *[f"p_{task}" for task in tasks]]
+    scores = delta.read_days(uri, days, names, version)
+    found = pc.index_in(packed.impression_ids(), value_set=scores["impression_id"].combine_chunks())
+    rows = np.flatnonzero(kept & ~found.is_null().to_numpy(zero_copy_only=False))
+    scores = scores.take(found.take(pa.array(rows)))
+    age_us = micros(scores["event_ts"]) - micros(scores["trained_until"])
+    matured = packed.matured(None, config.plan.gate_end)[rows][:, reader.tasks]
+    labels = packed.labels[rows][:, reader.tasks]
+    calibration: dict[str, float | None] = {}
+    for index, task in enumerate(tasks):
+        p = pc.fill_null(scores[f"p_{task}"], np.nan).to_numpy()
+        counts = matured[:, index] & ~np.isnan(p)
+        positives = float(labels[counts, index].sum())
+        calibration[task] = float(p[counts].sum()) / positives if positives else None
+    return {
+        "coverage": len(rows) / max(1, int(kept.sum())),
+        "age_days": float(age_us.mean() / _DAY_US) if len(rows) else None,
+        "calibration": calibration,
+    }
+
+
+def fact_metrics(facts: Mapping[str, Any]) -> dict[str, float]:
+    """The facts of scores as figures for MLflow; undefined ones are left out."""
+    flat = {"scores/coverage": facts["coverage"], "scores/age_days": facts["age_days"]}
+    flat |= {f"scores/calibration_{task}": value for task, value in facts["calibration"].items()}
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def packed_days(config: RunConfig, packed: Packed) -> tuple[date, date]:
+    """First and last day of the packed impressions."""
+    zone = config.contract.time_zone
+    ends = (packed.event_us[0], packed.event_us[-1])
+    first, last = (day_of(datetime.fromtimestamp(end / 1e6, UTC), zone) for end in ends)
+    return first, last
 
 
 def check_out_of_sample(scores: pa.Table, scorer: str) -> None:
@@ -217,8 +347,3 @@ def check_out_of_sample(scores: pa.Table, scorer: str) -> None:
             f"its impression; found {row['impression_id']} of {row['event_ts']} scored by one "
             f"trained until {row['trained_until']}; score the day again"
         )
-
-
-def _learnt_until(moment: datetime | None) -> datetime:
-    assert moment is not None, "a checkpoint that scores has learnt something"
-    return moment

@@ -1,9 +1,11 @@
 """Students: distilled beside their undistilled twins, in one plain process.
 
 A student and its twin share initialisation, rows, order, steps and number of trials; only the
-distillation terms differ. The twin goes on from its own past, so that it is the student that the
-family would have had without a teacher. Parts that a student takes over from its scorer are a
-distillation term too, see `sharing`: the twin starts without them.
+distillation terms differ. Where a student reads what the teacher kept of users, its twin has the
+same tokens and reads learned ones, as a row does of which nothing was kept. The twin goes on from
+its own past, so that it is the student that the family would have had without a teacher. Parts that
+a student takes over from its scorer are a distillation term too, see `sharing`: the twin starts
+without them.
 """
 
 from __future__ import annotations
@@ -35,13 +37,31 @@ from jobs.training import trainee
 from jobs.training.checkpoints import Card, read_card
 from jobs.training.inputs import Packed
 from jobs.training.loop import Learner
-from jobs.training.networks import distillation_config, ranker_config
+from jobs.training.networks import (
+    distillation_config,
+    ranker_config,
+    with_alignment,
+    with_stored,
+)
 from jobs.training.reader import Reader
-from jobs.training.scoring import read_scores, score_out_of_sample
+from jobs.training.scoring import (
+    fact_metrics,
+    read_scores,
+    score_facts,
+    score_out_of_sample,
+)
 from jobs.training.segments import Segment, training_segments
 from jobs.training.sharing import SharedStart, share, shared_start
+from jobs.training.stored import (
+    REPRESENTATIONS,
+    USER_VECTORS,
+    Representations,
+    Stored,
+    UserVectors,
+)
 from jobs.training.trainee import SegmentResult, recent_ne
 from jobs.training_settings import Student, Trial
+from jobs.user_embeddings import TABLE as USER_EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,16 @@ def teacher_scores(
     return read_scores(config, plan.scorer, packed, plan.tasks, version), {table: version}
 
 
+def stored_versions(config: RunConfig, plan: StudentPlan) -> dict[str, int | None]:
+    """Versions of the tables from which a student reads what the teacher kept."""
+    settings, tables = plan.settings, []
+    if settings.representation_history or settings.alignment:
+        tables.append(f"teacher_scores/{teacher_name(config)}")
+    if settings.user_vector:
+        tables.append(USER_EMBEDDINGS)
+    return {table: read_summary(config, "score_teacher").outputs[table] for table in tables}
+
+
 def student_reader(
     config: RunConfig, plan: StudentPlan, packed: Packed, teacher: np.ndarray | None
 ) -> Reader:
@@ -137,7 +167,27 @@ def student_reader(
         content=network.content,
         zipper=network.zipper,
         next_event=training.next_event,
+        stored=_stored(config, plan.settings),
         device=config.resources.device,
+    )
+
+
+def twin_reader(reader: Reader) -> Reader:
+    """A twin's batches: its student's, without what the teacher kept."""
+    return replace(reader, stored=reader.stored.untold())
+
+
+def _stored(config: RunConfig, settings: Student) -> Stored:
+    history, aligned = settings.representation_history, settings.alignment is not None
+    return Stored(
+        length=None if history is None else history.length,
+        representations=(
+            Representations(config.run_folder / REPRESENTATIONS) if history or aligned else None
+        ),
+        is_aligned=aligned,
+        user_vectors=(
+            UserVectors(config.run_folder / USER_VECTORS) if settings.user_vector else None
+        ),
     )
 
 
@@ -164,6 +214,7 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     torch.set_num_threads(config.resources.worker_threads)
     packed = open_packed(config)
     teacher, scores = teacher_scores(config, plan, packed)
+    scores |= stored_versions(config, plan)
     reader = student_reader(config, plan, packed, teacher)
     keep = kept_rows(plan, packed)
     parent = parent_folder(config, plan.name)
@@ -171,14 +222,15 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     segments = training_segments(config.plan, packed, zone, afresh=parent is None)
     twin_parent = None if parent is None else parent / TWIN
     student = _best_arm(config, plan, reader, segments, parent, distilled=True)
-    twin = _best_arm(config, plan, reader, segments, twin_parent, distilled=False)
+    twin = _best_arm(config, plan, twin_reader(reader), segments, twin_parent, distilled=False)
     judged = stage_folder(config, plan.name, "judged")
     trainee.save(judged, student.card, student.learner)
     trainee.save(judged / TWIN, twin.card, twin.learner)
-    scored, version = {}, None
+    scored, version, facts = {}, None, None
     if plan.kind == "domain":
         checkpoints = ([] if parent is None else [parent]) + student.segments
         scored, version = score_out_of_sample(config, plan.name, reader, checkpoints)
+        facts = score_facts(config, plan.name, reader, plan.tasks, version)
     with tracking.child_run(config, plan.name, plan.kind) as mlflow_run:
         training = plan.settings.training
         tracking.log_training(mlflow_run, config, student.card, training, packed, student.results)
@@ -186,6 +238,8 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         settings = plan.settings.distillation.model_dump(mode="json")
         mlflow_run.params({f"distillation.{name}": value for name, value in settings.items()})
         mlflow_run.params({"teacher": plan.scorer, "twin_trial": twin.card.trial})
+        told = ("representation_history", "alignment", "user_vector")
+        mlflow_run.params({name: getattr(plan.settings, name) for name in told})
         tags = {
             "trained_from": str(trained_from(config, plan.name)),
             "trained_until": str(student.card.trained_until),
@@ -194,6 +248,7 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         registered, _ = tracking.register(mlflow_run, plan.name, judged, "judged", tags)
         tracking.set_challenger(mlflow_run, plan.name, registered)
         mlflow_run.metrics({"student_ne": student.ne, "twin_ne": twin.ne}, step=0)
+        mlflow_run.metrics({} if facts is None else fact_metrics(facts))
         with tracking.child_run(config, *_twin_run(plan), below=mlflow_run) as twin_run:
             tracking.log_training(twin_run, config, twin.card, training, packed, twin.results)
     return JobSummary(
@@ -218,6 +273,7 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
             "teacher": plan.scorer,
             "shared": student.card.shared,
             "version": registered,
+            **({} if facts is None else {"scores": facts}),
         },
         mlflow_run=mlflow_run.id,
     )
@@ -242,10 +298,12 @@ def student_card(
         reader.packed.content_dim,
         training,
     )
+    ranker = with_stored(ranker, config, plan.settings)
     card = trainee.blank_card(config, plan.name, ranker, reader, trial)
     if not distilled:
         return card
     distillation = distillation_config(plan.settings.distillation, plan.tasks)
+    distillation = with_alignment(distillation, config, plan.settings)
     return replace(card, distillation=distillation.model_dump(mode="json"))
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from model.frozen import Frozen
+from model.representations.config import AlignmentConfig
 
 
 class SoftLoss(Frozen):
@@ -108,6 +109,8 @@ class DistillationConfig(DistillationOptions):
     """Losses on the teacher's scores; a task may have several."""
     adapter_hidden: tuple[PositiveInt, ...] = (16,)
     """Hidden widths of the student adapter."""
+    alignment: AlignmentConfig | None = None
+    """A loss on the representation itself; none if left out."""
 
     @property
     def tasks(self) -> tuple[str, ...]:

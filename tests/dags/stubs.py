@@ -26,6 +26,7 @@ _LIGHT = (
     "errors",
     "feeds",
     "recipes",
+    "representation_settings",
     "settings",
     "training_settings",
 )
@@ -60,6 +61,8 @@ _LIGHT_PARTS = (
     "model/heads_config.py",
     "model/interaction/__init__.py",
     "model/interaction/config.py",
+    "model/representations/__init__.py",
+    "model/representations/config.py",
     "model/sequence/__init__.py",
     "model/sequence/config.py",
     "model/sequence_config.py",

@@ -73,6 +73,7 @@ def test_parsing_loads_nothing_heavy(described):
     light |= {"model.interaction.config", "model.sequence", "model.sequence.config"}
     light |= {"model.heads_config", "model.sequence_config"}
     light |= {"model.distillation", "model.distillation.config"}
+    light |= {"model.representations", "model.representations.config"}
     loaded = {module.partition(".")[0] for module in described["loaded"] if module not in light}
     heavy = {"torch", "pyspark", "ray", "mlflow", "great_expectations", "pandas", "pyarrow"}
     assert not loaded & (heavy | {"numpy", "deltalake", "sklearn", "model", "validation"})

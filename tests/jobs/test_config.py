@@ -26,6 +26,8 @@ from jobs.training_settings import Trial
 from model.interaction.config import MlpConfig
 from tests.jobs.samples import DAY, raw_contract, recipe, run_config
 
+UPSTREAM = {"num_stages": 1, "ffn_hidden": 8}
+
 
 def test_every_recipe_resolves():
     for name in RECIPES:
@@ -95,6 +97,24 @@ def test_lists_are_replaced_whole():
         ({"contract.features.windows_days": [7]}, "contract: features.windows_days"),
         ({"teacher.network.num_events": 129}, "teacher: network.num_events is at most timeline"),
         (
+            {"domain_student.alignment": {}},
+            "domain_student.alignment: it reads what the teacher keeps of impressions; found no",
+        ),
+        (
+            {"vertical_student.representation_history": {}},
+            "vertical_student.representation_history: it reads what the teacher keeps",
+        ),
+        (
+            {"vertical_student.user_vector": {}},
+            "vertical_student.user_vector: it reads vectors of users; found no user_vectors",
+        ),
+        ({"user_vectors": {}}, "user_vectors: they come from teacher.network.upstream; found none"),
+        (
+            {"teacher.network.upstream": UPSTREAM, "user_vectors.high_value_events": ["purchase"]},
+            "found ['purchase']; correct the names",
+        ),
+        ({"representation.prefixes": [8, 4]}, "representation.prefixes: nested widths grow, each"),
+        (
             {
                 "teacher.network.num_events": 0,
                 "teacher.network.interformer": {"max_events": 8},
@@ -146,6 +166,8 @@ CONTENT: dict[str, Any] = {
     "domain_student": {"distillation": {"label_mixing": 0.5}},
     "vertical_student": {"training": {"seed": 9}},
     "teachers": {"app-feed": "teacher"},
+    "representation": {"bits": 8},
+    "user_vectors": {"lookback_days": 3},
     "gates": {"num_resamples": 99},
 }
 
@@ -156,7 +178,7 @@ def test_every_key_either_changes_the_content_or_is_known_not_to():
 
 @pytest.mark.parametrize("key", CONTENT)
 def test_the_content_hash_changes_with(key):
-    base = recipe()
+    base = with_overrides(recipe(), {"teacher.network.upstream": UPSTREAM})
     assert with_overrides(base, {key: CONTENT[key]}).content_hash != base.content_hash
 
 

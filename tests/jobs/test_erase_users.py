@@ -11,6 +11,8 @@ from jobs.erased import IMPRESSION, TABLE, USER, add_erased, read_erased
 from jobs.erasure import Erasure
 from jobs.errors import ConfigError
 from jobs.spark.tables import write_days
+from jobs.user_embeddings import ORDER
+from jobs.user_embeddings import TABLE as EMBEDDINGS
 from tests.jobs.samples import COMMIT, recipe
 from tests.jobs.spark.frames import frame, utc
 
@@ -60,6 +62,16 @@ def test_a_day_of_which_nothing_is_left_is_dropped(shown, root, erase):
         assert ids(root, name) == ["i2"]
         assert delta.partition_days(delta.open_table(str(root / name))) == [ONE]
         assert list(delta.live_commits(delta.open_table(str(root / name)))) == [ONE]
+
+
+def test_vectors_of_users_go_too(root, erase):
+    for day, users in ((ONE, ["ann", "bob"]), (TWO, ["ann"])):
+        at = pa.array([datetime(2024, 3, day.day, tzinfo=UTC)] * len(users))
+        vectors = pa.table({"user_id": users, "as_of": at, "vector": [b"\x01"] * len(users)})
+        delta.write_arrow_day(str(root / EMBEDDINGS), vectors, day, ORDER, COMMIT)
+    assert erase().rows == {EMBEDDINGS: 2}
+    assert delta.read_days(str(root / EMBEDDINGS))["user_id"].to_pylist() == ["bob"]
+    assert list(delta.live_commits(delta.open_table(str(root / EMBEDDINGS)))) == [ONE]
 
 
 def test_old_versions_go_with_the_erasure(shown, root, erase):

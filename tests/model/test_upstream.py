@@ -8,10 +8,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import upstream
+from model.history import flops as sequence_flops
+from model.history import upstream_ratio, user_flops
+from model.ranker import Ranker
 from model.sequence_config import BranchConfig, UpstreamConfig
 from model.streams import Stream, latest, reduce, select, user_clock
 from model.upstream import Upstream
-from tests.model.samples import history_config, make_batch, ranker_config, upstream_config
+from tests.model.samples import (
+    config_without_history,
+    history_config,
+    make_batch,
+    ranker_config,
+    upstream_config,
+)
 from tests.reference import model_upstream as reference
 
 LENGTHS = (9, 1, 0, 6)
@@ -161,3 +170,23 @@ def test_a_family_without_values_and_an_unknown_field_are_refused():
         UpstreamConfig(
             branches=(), num_stages=1, layers_per_stage=1, ffn_hidden=1, num_summary_tokens=1
         )
+
+
+def test_a_users_vector_costs_the_closed_form_and_many_times_an_online_row():
+    config = ranker_config(
+        history=history_config(upstream=upstream_config(branches=(BranchConfig(),)))
+    )
+    model, batch = Ranker(config), make_batch(config, (12,))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.represent_user(batch.history)
+    # The counter sees whole squares where a causal layer uses a part of them.
+    unused = 4 * config.width * ((144 - 78) + (36 - 21))
+    expected = user_flops(config, 12) + unused
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
+    online = ranker_config()
+    ratio = upstream_ratio(config, online, 600, 10)
+    own = sequence_flops(online, 10, rows_per_event=1.0)
+    assert ratio == user_flops(config, 600) / own
+    assert ratio > 45
+    with pytest.raises(ValueError, match="found one without a history"):
+        upstream_ratio(config, config_without_history(), 600, 10)

@@ -24,6 +24,7 @@ from jobs.training.reader import Reader
 from jobs.training.segments import Segment
 from jobs.training.students import domain_plan, student_card
 from jobs.training.teacher import TeacherJob, teacher_reader
+from jobs.training.user_vectors import user_moments, write_moments
 from jobs.training_settings import Distillation, Network, Student, Training, Trial
 from jobs.vocabulary import EVENT_TYPE, Vocabulary
 from model.batch import Batch
@@ -117,6 +118,7 @@ def world(num_rows: int = 600, seed: int = 0) -> World:
     columns: dict[str, Any] = {
         "impression_id": [f"i{row:05d}" for row in range(num_rows)],
         "event_ts": pa.array(times, pa.timestamp("us", "UTC")),
+        "known_ts": pa.array(times, pa.timestamp("us", "UTC")),
         "user_id": [f"u{user:02d}" for user in users],
         "ad_id": [f"a{ad:02d}" for ad in ads],
         "surface": surfaces.tolist(),
@@ -161,12 +163,14 @@ def _histories(
             "event_type": "impression",
             "value": None,
             "event_ts": time,
+            "known_ts": time,
             "time_is_synthetic": False,
         }
         events.setdefault(user, []).append(event)
         if click:
-            later = {"event_type": "click", "value": 3.0, "event_ts": time + timedelta(seconds=1)}
-            events[user].append(event | later)
+            later = time + timedelta(seconds=1)
+            changes = {"event_type": "click", "value": 3.0, "event_ts": later, "known_ts": later}
+            events[user].append(event | changes)
     days = {(user, day_of(time, ZONE)) for user, time in zip(users, times, strict=True)}
     return {
         (user, day): sorted(
@@ -184,11 +188,19 @@ def _timelines(histories: dict[tuple[str, date], list[dict[str, Any]]]) -> pa.Ta
         "event_type": pa.string(),
         "value": pa.float64(),
         "event_ts": pa.timestamp("us", "UTC"),
+        "known_ts": pa.timestamp("us", "UTC"),
         "time_is_synthetic": pa.bool_(),
     }
     columns: dict[str, Any] = {
         "user_id": [user for user, _ in histories],
         "day": [day for _, day in histories],
+        "num_prior": pa.array(
+            [
+                sum(day_of(e["known_ts"], ZONE) < day for e in h)
+                for (_, day), h in histories.items()
+            ],
+            pa.int32(),
+        ),
     }
     for name, kind in kinds.items():
         lists = [[event[name] for event in events] for events in histories.values()]
@@ -285,6 +297,9 @@ def packed(config: RunConfig, rows: World, vocabulary: Vocabulary | None = None)
     folder = config.run_folder / "packed"
     known = vocabulary or rows.vocabulary()
     pack(folder, rows.examples, rows.timelines, config.contract, known, {"examples": 0})
+    if config.user_vectors is not None:
+        high_value = config.user_vectors.high_value_events
+        write_moments(folder, user_moments(rows.timelines, high_value, ZONE))
     return Packed(folder)
 
 

@@ -144,10 +144,8 @@ def test_an_events_content_is_as_known_at_its_days_start_or_when_it_became_known
 
 @pytest.fixture(scope="module")
 def rows():
-    """The tiny world, whose timelines tell when an event became known."""
-    world = samples.world(200)
-    known = world.timelines["event_ts"]
-    return samples.World(world.examples, world.timelines.append_column("known_ts", known))
+    """The tiny world."""
+    return samples.world(200)
 
 
 @pytest.fixture(scope="module")
