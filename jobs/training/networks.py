@@ -14,7 +14,7 @@ from model.config import (
     SoftLabel,
     TableConfig,
 )
-from model.embedding_config import ContentConfig
+from model.embedding_config import BagConfig, ContentConfig
 from model.sequence_config import BranchConfig, UpstreamConfig
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def ranker_config(
             next_event=training.next_event.field if training and training.next_event else None,
         )
     fields = tuple(FieldConfig(name=name, table=name) for name in spec.categorical)
-    read = {field.table for field in fields} | (
+    bags = tuple(BagConfig(name=name, table=name) for name in spec.bags)
+    read = {field.table for field in (*fields, *bags)} | (
         set(spec.event_fields.values()) if history else set()
     )
     tables = tuple(
@@ -79,6 +80,7 @@ def ranker_config(
         width=network.width,
         tables=tables,
         fields=fields,
+        bags=bags,
         content=_content("ad_content", network, content_dim),
         num_dense=len(spec.dense),
         num_dense_tokens=network.num_dense_tokens,

@@ -15,6 +15,7 @@ from jobs.training.segments import Segment
 from jobs.training_settings import NextEvent
 from jobs.vocabulary import OUT_OF_VOCABULARY
 from model.batch import Batch
+from model.embeddings import Bag
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,12 @@ def _in_vocabulary(batch: Batch, spec: InputSpec) -> Batch:
     if history is not None:
         categorical = known(history.categorical, list(spec.event_fields.values()))
         history = replace(history, categorical=categorical)
-    return replace(batch, categorical=known(batch.categorical, spec.categorical), history=history)
+    bags = tuple(
+        Bag(known(bag.values[:, None], [name])[:, 0], bag.offsets)
+        for bag, name in zip(batch.bags, spec.bags, strict=True)
+    )
+    categorical = known(batch.categorical, spec.categorical)
+    return replace(batch, categorical=categorical, history=history, bags=bags)
 
 
 def _counts(mask: np.ndarray) -> Tensor:

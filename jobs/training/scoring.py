@@ -29,6 +29,7 @@ from jobs.training.reader import Reader
 from jobs.vocabulary import OUT_OF_VOCABULARY
 from model.batch import Batch
 from model.config import FieldConfig, RankerConfig
+from model.embeddings import Bag
 from model.ranker import Ranker, Student
 
 _ROWS_PER_BATCH = 1024
@@ -66,7 +67,12 @@ def _as_known(batch: Batch, config: RankerConfig) -> Batch:
     if history is not None and config.history is not None:
         categorical = known(history.categorical, config.history.fields)
         history = replace(history, categorical=categorical)
-    return replace(batch, categorical=known(batch.categorical, config.fields), history=history)
+    bags = tuple(
+        Bag(known(bag.values[:, None], [bag_config])[:, 0], bag.offsets)
+        for bag, bag_config in zip(batch.bags, config.bags, strict=True)
+    )
+    categorical = known(batch.categorical, config.fields)
+    return replace(batch, categorical=categorical, history=history, bags=bags)
 
 
 def scores_table(config: RunConfig, scorer: str) -> str:
