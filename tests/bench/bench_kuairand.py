@@ -23,18 +23,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import multiprocessing
 import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from jobs.config import RunConfig, day_start, load_config
 from jobs.named_networks import NETWORKS, Size
@@ -48,6 +45,7 @@ from jobs.training.segments import Segment
 from jobs.training.teacher import TeacherJob, teacher_reader
 from jobs.training_settings import Training, Trial
 from model import metrics
+from tests.bench.sweep import Cell, Outcome, Sweep, relative_difference
 
 TREES = "trees"
 MODELS = (*NETWORKS, TREES)
@@ -55,24 +53,8 @@ RATES = tuple(itertools.product((1e-3, 2e-3, 4e-3), (3e-2, 1e-1)))
 """Learning rates of dense weights and of tables."""
 TREE_SETTINGS = tuple(itertools.product((0.06, 0.12), (80, 160, 320)))
 """Learning rate and number of trees."""
-SEEDS = (0, 1, 2, 3, 4)
 LEARNT_UNTIL, TUNED_UNTIL, JUDGED_UNTIL = date(2022, 5, 1), date(2022, 5, 3), date(2022, 5, 5)
 """Each the first day of what follows."""
-_RESAMPLES = 2_000
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training."""
-
-    model: str
-    setting: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its file of predictions."""
-        return f"{self.model}-{self.setting}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -104,14 +86,17 @@ def open_rows(run: Path, device: str) -> Rows:
     )
 
 
-def run_cell(rows: Rows, cell: Cell) -> dict[str, np.ndarray]:
-    """Probabilities of a cell's model: `tuned` and `judged`, rows x tasks each."""
-    if cell.model == TREES:
-        return _trees(rows, cell)
+def run_cell(rows: Rows, cell: Cell) -> Outcome:
+    """Train a cell's model."""
+    told = _trees(rows, cell) if cell.arm == TREES else _network(rows, cell)
+    return Outcome(mean_ne(rows.tuned, told["tuned"]), told["judged"])
+
+
+def _network(rows: Rows, cell: Cell) -> dict[str, np.ndarray]:
     dense, sparse = RATES[cell.setting]
     trial = Trial(lr_dense=dense, lr_sparse=sparse)
     training = Training(
-        network=NETWORKS[cell.model](Size()), batch_size=512, trials=(trial,), seed=cell.seed
+        network=NETWORKS[cell.arm](Size()), batch_size=512, trials=(trial,), seed=cell.seed
     )
     config = rows.config.model_copy(update={"teacher": training})
     reader = teacher_reader(config, rows.reader.packed)
@@ -166,61 +151,16 @@ def mean_ne(gate: GateRows, told: np.ndarray) -> float:
     )
 
 
-class Sweep:
-    """The cells of a folder: those that have run, and their predictions."""
-
-    def __init__(self, rows: Rows, out: Path) -> None:
-        self.rows, self.out = rows, out
-        out.mkdir(parents=True, exist_ok=True)
-        self.path = out / "cells.jsonl"
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.done = {Cell(**line["cell"]): line for line in map(json.loads, lines)}
-
-    def keep(self, cell: Cell, told: dict[str, np.ndarray], seconds: float) -> None:
-        """Write a cell that has run."""
-        np.savez(self.out / f"{cell.name}.npz", **told)  # pyright: ignore[reportArgumentType]
-        line = {
-            "cell": asdict(cell),
-            "tuned_ne": mean_ne(self.rows.tuned, told["tuned"]),
-            "seconds": round(seconds, 1),
-        }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self.done[cell] = line
-
-    def tuned(self, model: str) -> int | None:
-        """The model's setting with the least NE on the days of tuning; None until all have run."""
-        cells = [Cell(model, setting, 0) for setting in range(len(RATES))]
-        if not all(cell in self.done for cell in cells):
-            return None
-        return min(cells, key=lambda cell: self.done[cell]["tuned_ne"]).setting
-
-    def missing(self, models: tuple[str, ...]) -> list[Cell]:
-        """Cells that can run now: all settings first, then the chosen one with every seed."""
-        wanted = [Cell(m, setting, 0) for m in models for setting in range(len(RATES))]
-        chosen = {model: self.tuned(model) for model in models}
-        wanted += [Cell(m, s, seed) for m, s in chosen.items() if s is not None for seed in SEEDS]
-        return [cell for cell in dict.fromkeys(wanted) if cell not in self.done]
-
-    def judged(self, model: str) -> np.ndarray | None:
-        """Probabilities of the judged rows, seeds x rows x tasks; None where a seed has not run."""
-        setting = self.tuned(model)
-        cells = [] if setting is None else [Cell(model, setting, seed) for seed in SEEDS]
-        if not cells or any(cell not in self.done for cell in cells):
-            return None
-        return np.stack([np.load(self.out / f"{cell.name}.npz")["judged"] for cell in cells])
-
-
-def summary(sweep: Sweep, models: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def summary(rows: Rows, sweep: Sweep) -> Iterator[dict[str, Any]]:
     """A line per model and task."""
-    gate = sweep.rows.judged
-    told = {model: sweep.judged(model) for model in models}
-    for model in models:
+    gate = rows.judged
+    told = {model: sweep.judged(model) for model in sweep.arms}
+    for model in sweep.arms:
         own = told[model]
         if own is None:
             yield {"model": model, "result": "not run"}
             continue
-        setting = sweep.tuned(model)
+        setting = sweep.setting(model)
         assert setting is not None
         for t, task in enumerate(gate.spec.tasks):
             at = gate.mask[:, t]
@@ -245,56 +185,9 @@ def summary(sweep: Sweep, models: tuple[str, ...]) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def relative_difference(
-    y: np.ndarray, own: np.ndarray, other: np.ndarray, users: np.ndarray, seed: int = 0
-) -> dict[str, float]:
-    """NE over the other's NE, minus one, with a 95 % interval over seeds and users.
-
-    Args:
-        y: Labels, one per row.
-        own: Probabilities, seeds x rows.
-        other: Those of the other model, paired by seed.
-        users: User of each row.
-        seed: Of the resampling.
-    """
-    _, user = np.unique(users, return_inverse=True)
-
-    def losses(told: np.ndarray) -> np.ndarray:
-        told = np.clip(told, metrics.EPSILON, 1 - metrics.EPSILON)
-        each = -(y * np.log(told) + (1 - y) * np.log1p(-told))
-        return np.stack([np.bincount(user, one) for one in each])  # seeds x users
-
-    mine, theirs = losses(own), losses(other)
-    rng = np.random.default_rng(seed)
-    num_seeds, num_users = mine.shape
-    drawn = rng.multinomial(num_users, np.full(num_users, 1 / num_users), _RESAMPLES)
-    # The base rate cancels: the ratio of two NEs on the same rows is that of their losses.
-    by_seed = np.stack([drawn @ mine.T, drawn @ theirs.T])  # 2 x resamples x seeds
-    seeds = rng.integers(0, num_seeds, (_RESAMPLES, num_seeds))
-    sums = np.take_along_axis(by_seed, np.stack([seeds, seeds]), axis=2).sum(2)
-    low, high = np.quantile(sums[0] / sums[1] - 1, [0.025, 0.975])
-    value = mine.sum() / theirs.sum() - 1
-    return {
-        name: round(float(x), 5) for name, x in (("value", value), ("low", low), ("high", high))
-    }
-
-
-_rows: Rows | None = None
-_deadline = 0.0
-
-
-def _open(run: Path, device: str, deadline: float) -> None:
-    global _rows, _deadline  # Each process opens the arrays once.
-    torch.set_num_threads(1)
-    _rows, _deadline = open_rows(run, device), deadline
-
-
-def _run(cell: Cell) -> tuple[Cell, dict[str, np.ndarray] | None, float]:
-    """A cell, what it predicts, and how long that took; nothing past the deadline."""
-    assert _rows is not None
-    started = time.time()
-    told = run_cell(_rows, cell) if started < _deadline else None
-    return cell, told, time.time() - started
+def open_run(run: Path, device: str) -> Callable[[Cell], Outcome]:
+    """What runs a cell, in a process of its own."""
+    return partial(run_cell, open_rows(run, device))
 
 
 def main() -> None:
@@ -309,21 +202,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--seconds", type=float, default=7_200, help="no cell starts after these")
     options = parser.parse_args()
-    deadline, models = time.time() + options.seconds, tuple(options.models)
-    sweep = Sweep(open_rows(options.run, "cpu"), options.out)
-    context = multiprocessing.get_context("spawn")
-    initial = (options.run, options.device, deadline)
-    with context.Pool(options.workers, _open, initial) as pool:
-        while (cells := sweep.missing(models)) and time.time() < deadline:
-            for cell, told, seconds in pool.imap_unordered(_run, cells):
-                if told is not None:
-                    sweep.keep(cell, told, seconds)
-    told = list(summary(sweep, models))
-    (options.out / "summary.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in told), encoding="utf-8"
-    )
-    for line in told:
-        print(json.dumps(line))
+    models = tuple(options.models)
+    sweep = Sweep(options.out, models, len(RATES))
+    sweep.run(open_run, (options.run, options.device), options.workers, options.seconds)
+    sweep.tell(list(summary(open_rows(options.run, "cpu"), sweep)))
 
 
 if __name__ == "__main__":
