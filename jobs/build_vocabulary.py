@@ -47,6 +47,10 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
         _counts(examples, field, field, first) for field in config.contract.features.categorical
     ]
     counts += [
+        _counts(_each_value(examples, field), field, field, first)
+        for field in config.contract.features.bags
+    ]
+    counts += [
         _counts(events, "ad_id", "item_id", first),
         _counts(events, "surface", "surface", first),
         _counts(events, EVENT_TYPE, EVENT_TYPE, first),
@@ -94,6 +98,13 @@ def eviction_days(config: RunConfig) -> dict[str, date]:
         if days is not None and held[0] <= judged_from - timedelta(days=days):
             found[field] = judged_from - timedelta(days=days)
     return found
+
+
+def _each_value(rows: DataFrame, bag: str) -> DataFrame:
+    """A row per value of a bag, however often it occurs in one bag."""
+    from pyspark.sql import functions as F
+
+    return rows.select("day", F.explode(F.array_distinct(bag)).alias(bag))
 
 
 def _counts(rows: DataFrame, field: str, column: str, first: date) -> DataFrame:

@@ -109,6 +109,9 @@ class Features(Settings):
     """Columns that get embeddings: ids, surface, hour, context, attributes."""
     numeric: list[str] = []
     """Columns read as numbers."""
+    bags: list[str] = []
+    """Columns with any number of values per row, from raw lists (of text,
+    `{expr: "split(tags, ',')"}`): their embeddings are added up."""
     entities: dict[str, list[str]]
     """What counts are kept of, by name: the columns that make its key."""
     counts: dict[str, list[str]]
@@ -245,7 +248,7 @@ class LogContract(Settings):
             return set()
         features = self.features
         keys = [name for key in features.entities.values() for name in key]
-        read = {*features.categorical, *features.numeric, *keys}
+        read = {*features.categorical, *features.numeric, *features.bags, *keys}
         return {f"ad_{field}" for field in self.content.fields} - read
 
     def attribute_feeds(self, entity: str) -> list[AttributesFeed]:

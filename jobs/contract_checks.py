@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from jobs.feeds import (
     IMPRESSION,
+    AttributesFeed,
     EventsFeed,
     Feed,
     OutcomesFeed,
@@ -160,6 +161,7 @@ def _check_features(contract: LogContract) -> None:
     wanted = {
         "categorical": features.categorical,
         "numeric": features.numeric,
+        "bags": features.bags,
         **{f"entities.{name}": key for name, key in features.entities.items()},
     }
     for place, columns in wanted.items():
@@ -175,6 +177,7 @@ def _check_features(contract: LogContract) -> None:
         raise ValueError(
             f"features: a column is categorical or numeric; found both of {sorted(both)}"
         )
+    _check_bags(contract)
     windows = features.windows_days
     if 1 not in windows or len(set(windows)) != len(windows):
         raise ValueError(
@@ -203,6 +206,31 @@ def _check_features(contract: LogContract) -> None:
             raise ValueError(
                 f"features.entities.{name}: counts are kept of users, ads, surfaces and their "
                 f"attributes; found {sorted(contextual & set(key))}, which no other event has"
+            )
+
+
+_SINGLE = {"user_id", "ad_id", "surface", "hour"}
+
+
+def _check_bags(contract: LogContract) -> None:
+    features = contract.features
+    keys = [column for key in features.entities.values() for column in key]
+    single = {*features.categorical, *features.numeric, *keys, *_SINGLE}
+    wrong = [name for name, times in Counter(features.bags).items() if times > 1 or name in single]
+    if wrong:
+        raise ValueError(
+            "features.bags: columns of lists, each named once, which are no other feature and no "
+            f"part of an entity's key; found {wrong}; name them in one place"
+        )
+    sources = dict(contract.impressions.context)
+    for feed in contract.feeds.values():
+        if isinstance(feed, AttributesFeed):
+            sources |= {f"{feed.entity}_{name}": one for name, one in feed.attributes.items()}
+    for name in features.bags:
+        if sources[name].values is not None or sources[name].has_range:
+            raise ValueError(
+                f"features.bags: {name} is made of lists, of which `values`, `min` and `max` say "
+                "nothing; remove them"
             )
 
 

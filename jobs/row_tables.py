@@ -95,7 +95,7 @@ class RowTables:
                     until = stored.get(f"{name}_{window}d") or 0
                     counts[f"{name}_{window}d"] = {"before": until, "today": total - until}
             found["entities"][entity] = {"key": key.split("\u0001"), "counts": counts}
-        named = {*features.categorical, *features.numeric}
+        named = {*features.categorical, *features.numeric, *features.bags}
         found["values"] = {name: example[name] for name in sorted(named) if name in example}
         return found
 

@@ -83,7 +83,7 @@ class Admission(NamedTuple):
 
 def fields(contract: LogContract) -> list[str]:
     """Embedding tables under a contract; `ad_id` also holds the items of histories."""
-    return [*contract.features.categorical, EVENT_TYPE]
+    return [*contract.features.categorical, *contract.features.bags, EVENT_TYPE]
 
 
 def read_vocabulary(uri: str, version: int | None = None) -> Vocabulary:

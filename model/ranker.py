@@ -265,7 +265,7 @@ class Student(nn.Module):
             if self.adapted_distill_head
             else None,
             *others,
-            self.alignment_head(representation) if self.alignment_head else None,
+            aligned=self.alignment_head(representation) if self.alignment_head else None,
         )
 
 

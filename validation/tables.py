@@ -6,7 +6,7 @@ Columns that a log contract adds (context, attributes, counts, labels) are passe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 Columns = dict[str, str]
 
@@ -74,12 +74,15 @@ def impressions(context: Mapping[str, str]) -> Columns:
     }
 
 
-def attributes(names: Sequence[str]) -> Columns:
-    """Attributes of one user or ad from `known_ts` on; undated ones are known since 1970."""
+def attributes(names: Sequence[str], bags: Collection[str] = ()) -> Columns:
+    """Attributes of one user or ad from `known_ts` on; undated ones are known since 1970.
+
+    Those in `bags` are lists.
+    """
     return {
         "entity_id": "string",
         "known_ts": "timestamp",
-        **dict.fromkeys(names, "string"),
+        **{name: "array<string>" if name in bags else "string" for name in names},
         "day": "date",
     }
 
@@ -150,6 +153,7 @@ def examples(
     tasks: Sequence[str],
     recency_features: Sequence[str] = (),
     zippers: Sequence[str] = (),
+    bags: Sequence[str] = (),
 ) -> Columns:
     """One impression with everything a model reads; `day` is the day it was shown.
 
@@ -170,6 +174,7 @@ def examples(
     return {
         **base,
         **{name: "string" for name in categorical if name not in base},
+        **dict.fromkeys(bags, "array<string>"),
         **dict.fromkeys(numeric, "double"),
         **dict.fromkeys(count_features, "bigint"),
         **dict.fromkeys(recency_features, "timestamp"),

@@ -122,7 +122,8 @@ class Build:
                 names = [f"{entity}_{attribute}" for attribute in feed.attributes]
                 names = [name for name in names if name not in self.contract.unread_texts]
                 if names:
-                    states = self.read(attribute_table(feed_name), empty=tables.attributes(names))
+                    empty = tables.attributes(names, self.contract.features.bags)
+                    states = self.read(attribute_table(feed_name), empty=empty)
                     rows = with_attributes(rows, states, on, at, names)
         return rows
 

@@ -59,6 +59,7 @@ def example_columns(contract: LogContract) -> tables.Columns:
         list(contract.tasks),
         tables.recency_columns(features.recency),
         zippers=contract.zipper_tasks,
+        bags=features.bags,
     )
 
 

@@ -12,6 +12,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from jobs.contract import LogContract
+from jobs.errors import ConfigError
 from jobs.feeds import (
     IMPRESSION,
     AttributesFeed,
@@ -47,11 +48,31 @@ if TYPE_CHECKING:
 
 
 def context_types(contract: LogContract) -> dict[str, str]:
-    """Spark type of every context column: a number where features read it as one, else text."""
-    numeric = set(contract.features.numeric)
-    return {
-        name: "double" if name in numeric else "string" for name in contract.impressions.context
-    }
+    """Spark type of every context column: a number or a list where features read it so, or text."""
+    features = contract.features
+    types = dict.fromkeys(features.numeric, "double") | dict.fromkeys(features.bags, LIST)
+    return {name: types.get(name, "string") for name in contract.impressions.context}
+
+
+LIST = "array<string>"
+"""Spark type of a column with any number of values."""
+
+
+def _feature(raw: DataFrame, source: ColumnSource, kind: str, place: str) -> Column:
+    """A column of a feature in its type.
+
+    Raises:
+        ConfigError: A list is asked for, and the raw column is none.
+    """
+    found = column(source)
+    if kind == LIST:
+        made = raw.select(found).schema[0].dataType.simpleString()
+        if not made.startswith("array<"):
+            raise ConfigError(
+                f"{place}: features.bags are made of lists; found {made}; split it, such as "
+                "{expr: \"split(tags, ',')\"}, or read it as categorical"
+            )
+    return found.cast(kind)
 
 
 def judge(raw: DataFrame, name: str, contract: LogContract, max_late_days: int) -> DataFrame:
@@ -86,7 +107,10 @@ def judge_impressions(raw: DataFrame, contract: LogContract, max_late_days: int)
         "_user_id": column(feed.user_id).cast("string"),
         "_ad_id": column(feed.ad_id).cast("string"),
         "_surface": column(feed.surface).cast("string"),
-        **{f"_context_{n}": column(c).cast(types[n]) for n, c in feed.context.items()},
+        **{
+            f"_context_{n}": _feature(raw, c, types[n], f"context.{n}")
+            for n, c in feed.context.items()
+        },
         "_bid": _optional(feed.bid),
         "_propensity": _optional(feed.propensity),
     }
@@ -321,9 +345,14 @@ def judge_attributes(raw: DataFrame, feed: AttributesFeed, contract: LogContract
     from pyspark.sql import functions as F
 
     zone = contract.time_zone
+    names = [f"{feed.entity}_{name}" for name in feed.attributes]
+    types = tables.attributes(names, contract.features.bags)
     named = {
         "_entity_id": column(feed.key).cast("string"),
-        **{f"_attribute_{n}": column(c).cast("string") for n, c in feed.attributes.items()},
+        **{
+            f"_attribute_{n}": _feature(raw, c, types[f"{feed.entity}_{n}"], f"attributes.{n}")
+            for n, c in feed.attributes.items()
+        },
     }
     arrived = F.col(FOLDER_DAY)
     if feed.known_ts:

@@ -27,6 +27,7 @@ import torch
 from jobs.contract import LogContract
 from jobs.errors import ConfigError
 from jobs.training import content as item_content
+from jobs.training.bags import packed_bag, read_bag
 from jobs.training.content import ItemContent
 from jobs.training.dense import dense_features, dense_names, micros
 from jobs.training.item_attributes import ItemAttributes, attribute_rows
@@ -77,6 +78,8 @@ class InputSpec:
     """Attributes of its item that an event tells too, each read from the table of its name."""
     zipper_windows: dict[str, int] = field(default_factory=dict)
     """Attribution windows of each task that has several."""
+    bags: list[str] = field(default_factory=list)
+    """Columns with any number of values per row, each read from the table of its name."""
 
     def num_windows(self, tasks: Sequence[str]) -> int:
         """The most windows that one of the tasks has (K)."""
@@ -98,7 +101,7 @@ class InputSpec:
 
 def input_spec(contract: LogContract, vocabulary: Vocabulary) -> InputSpec:
     """What models of a contract read."""
-    fields = [*contract.features.categorical, EVENT_TYPE]
+    fields = [*contract.features.categorical, *contract.features.bags, EVENT_TYPE]
     return InputSpec(
         categorical=list(contract.features.categorical),
         dense=dense_names(contract.features),
@@ -113,6 +116,7 @@ def input_spec(contract: LogContract, vocabulary: Vocabulary) -> InputSpec:
         zipper_windows={
             task: len(contract.tasks[task].zipper_windows) for task in contract.zipper_tasks
         },
+        bags=list(contract.features.bags),
     )
 
 
@@ -154,6 +158,9 @@ class Packed:
         self.zipper_mature_us = self._optional("zipper_mature_us")
         self.zipper_place = self._optional("zipper_place")
         """How many of the task's windows are longer than the assigned one: 0 for the longest."""
+
+        self.bags = [read_bag(folder, name) for name in self.spec.bags]
+        """Values of each column with any number of them, in the order of `spec.bags`."""
 
     def _optional(self, name: str) -> np.ndarray | None:
         path = self.folder / f"{name}.npy"
@@ -218,6 +225,7 @@ class Packed:
             )
             if max_events
             else None,
+            bags=tuple(bag.take(rows) for bag in self.bags),
             content=self._vectors(self.content_row, rows) if content else (),
         )
 
@@ -357,6 +365,8 @@ def pack(
         **_events(timelines, vocabulary, spec, attributes),
     }
     assert set(arrays) == set(_ARRAYS)
+    for name in spec.bags:
+        arrays |= packed_bag(name, examples[name], vocabulary)
     if contract.zipper_tasks:
         arrays |= _zipper(examples, contract, arrays)
     if content is not None:

@@ -8,7 +8,7 @@ from jobs.errors import ConfigError
 from jobs.training_settings import Distillation, LongSequence, Network, Student, Training
 from model.config import FieldConfig, HistoryConfig, RankerConfig, TableConfig
 from model.distillation.config import DistillationConfig, DistillationOptions, SoftLabel, SoftLoss
-from model.embedding_config import ContentConfig
+from model.embedding_config import BagConfig, ContentConfig
 from model.representations.config import (
     AlignmentConfig,
     RepresentationHistoryConfig,
@@ -18,7 +18,7 @@ from model.sequence_config import BranchConfig, UpstreamConfig
 
 if TYPE_CHECKING:
     # A machine that only trains needs neither contracts nor packed arrays to build a model.
-    from jobs.config import Timeline
+    from jobs.config import RunConfig, Timeline
     from jobs.training.inputs import InputSpec
 
 
@@ -66,7 +66,8 @@ def ranker_config(
             next_event=training.next_event.field if training and training.next_event else None,
         )
     fields = tuple(FieldConfig(name=name, table=name) for name in spec.categorical)
-    read = {field.table for field in fields} | (
+    bags = tuple(BagConfig(name=name, table=name) for name in spec.bags)
+    read = {field.table for field in (*fields, *bags)} | (
         set(spec.event_fields.values()) if history else set()
     )
     tables = tuple(
@@ -78,6 +79,7 @@ def ranker_config(
         width=network.width,
         tables=tables,
         fields=fields,
+        bags=bags,
         content=_content("ad_content", network, content_dim),
         num_dense=len(spec.dense),
         num_dense_tokens=network.num_dense_tokens,

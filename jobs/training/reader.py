@@ -17,6 +17,7 @@ from jobs.training_settings import NextEvent
 from jobs.vocabulary import OUT_OF_VOCABULARY
 from model.batch import Batch, Timelines
 from model.config import FieldConfig, RankerConfig
+from model.embeddings import Bag
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,12 @@ def _in_vocabulary(batch: Batch, spec: InputSpec) -> Batch:
     if history is not None:
         categorical = known(history.categorical, list(spec.event_fields.values()))
         history = replace(history, categorical=categorical)
-    return replace(batch, categorical=known(batch.categorical, spec.categorical), history=history)
+    bags = tuple(
+        Bag(known(bag.values[:, None], [name])[:, 0], bag.offsets)
+        for bag, name in zip(batch.bags, spec.bags, strict=True)
+    )
+    categorical = known(batch.categorical, spec.categorical)
+    return replace(batch, categorical=categorical, history=history, bags=bags)
 
 
 def as_known(batch: Batch, config: RankerConfig) -> Batch:
@@ -224,8 +230,12 @@ def as_known(batch: Batch, config: RankerConfig) -> Batch:
     model it is out of vocabulary.
     """
     history = None if batch.history is None else events_as_known(batch.history, config)
+    bags = tuple(
+        Bag(_known(bag.values[:, None], [bag_config], config)[:, 0], bag.offsets)
+        for bag, bag_config in zip(batch.bags, config.bags, strict=True)
+    )
     categorical = _known(batch.categorical, config.fields, config)
-    return replace(batch, categorical=categorical, history=history)
+    return replace(batch, categorical=categorical, history=history, bags=bags)
 
 
 def events_as_known(history: Timelines, config: RankerConfig) -> Timelines:

@@ -40,6 +40,7 @@ _SPEC: Any = SimpleNamespace(
     dense=["age", "price", "rate"],
     event_fields={"item": "ad_id", "surface": "surface", "event_type": "event_type"},
     num_event_dense=2,
+    bags=[],
     table_rows={"user_id": 9, "ad_id": 20, "surface": 4, "event_type": 3},
 )
 _TIMELINE: Any = SimpleNamespace(num_events=_MAX_EVENTS)

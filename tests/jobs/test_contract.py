@@ -122,6 +122,25 @@ def test_the_schema_refuses_what_the_code_refuses(changes, message):
             },
             ["of sum 1; found [0.5, 0.4]"],
         ),
+        ({"features__bags": ["ad_topics"]}, ["features.bags: unknown column 'ad_topics'"]),
+        ({"features__bags": ["hour"]}, ["features.bags", "no other feature", "found ['hour']"]),
+        (
+            {
+                "feeds__shown__context": {"position": "p", "tags": "tags"},
+                "features__bags": ["tags", "tags"],
+            },
+            ["features.bags", "each named once", "found ['tags']"],
+        ),
+        (
+            {
+                "feeds__shown__context": {
+                    "position": "p",
+                    "tags": {"column": "tags", "values": ["a"]},
+                },
+                "features__bags": ["tags"],
+            },
+            ["features.bags: tags is made of lists", "say nothing; remove them"],
+        ),
         ({"name": "My Log"}, ["lower case", "'My Log'"]),
         ({"feeds__shown__context": {"Position": "p"}}, ["lower case", "'Position'"]),
         ({"feeds__shown__path": "{hour}/x"}, ["feeds.shown", "{day} alone", "'{hour}/x'"]),
