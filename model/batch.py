@@ -11,6 +11,7 @@ from torch import Tensor
 from model.config import RankerConfig
 from model.embedding_config import ContentConfig
 from model.embeddings import Bag
+from model.representations.stored import StoredRepresentations
 
 
 class RowEvents(NamedTuple):
@@ -128,6 +129,9 @@ class Batch:
         history: The rows' timelines, or None for a ranker that reads none.
         bags: The values of every bag, in the order of `RankerConfig.bags`.
         content: Given vectors in the order of `RankerConfig.content`; NaN where missing.
+        user_vector: The stored vector of each row's user, NaN where there is none; None for a
+            ranker that reads none.
+        representations: What a teacher kept of the users' earlier rows; None likewise.
 
     Raises:
         ValueError: If there is no row, or the parts disagree on the number of rows.
@@ -139,6 +143,8 @@ class Batch:
     history: Timelines | None = None
     bags: tuple[Bag, ...] = ()
     content: tuple[Float32[Tensor, "B _"], ...] = ()
+    user_vector: Float32[Tensor, "B U"] | None = None
+    representations: StoredRepresentations | None = None
 
     def __post_init__(self) -> None:
         counts = {
@@ -150,6 +156,10 @@ class Batch:
             counts["history"] = self.history.num_rows
         counts |= {f"bags[{i}]": len(bag.offsets) - 1 for i, bag in enumerate(self.bags)}
         counts |= {f"content[{i}]": len(vectors) for i, vectors in enumerate(self.content)}
+        if self.user_vector is not None:
+            counts["user_vector"] = len(self.user_vector)
+        if self.representations is not None:
+            counts["representations"] = self.representations.num_rows
         if len(set(counts.values())) > 1 or self.num_rows == 0:
             raise ValueError(
                 "batch: all parts must have the same number of rows, at least one; found "
@@ -170,6 +180,8 @@ class Batch:
             self.history.map(function) if self.history else None,
             tuple(Bag(function(bag.values), function(bag.offsets)) for bag in self.bags),
             tuple(function(vectors) for vectors in self.content),
+            None if self.user_vector is None else function(self.user_vector),
+            self.representations.map(function) if self.representations else None,
         )
 
 
@@ -180,7 +192,8 @@ def check_batch(batch: Batch, config: RankerConfig) -> None:
 
     Raises:
         ValueError: If a column is missing, an index lies outside its table or the domains, or a
-            row reads more than `history.max_events` events.
+            row reads more than `history.max_events` events or
+            `representation_history.max_length` representations.
     """
     rows = {table.name: table.num_rows for table in config.tables}
     _check_columns("batch.dense", batch.dense, config.num_dense)
@@ -190,6 +203,7 @@ def check_batch(batch: Batch, config: RankerConfig) -> None:
     for bag, values in zip(config.bags, batch.bags, strict=True):
         _check_indexes(f"batch.bags.{bag.name}", values.values[:, None], [rows[bag.table]])
     _check_content("batch.content", batch.content, config.content)
+    _check_stored(batch, config)
     if (batch.history is None) != (config.history is None):
         raise ValueError(
             "batch.history: a batch has a history exactly when the ranker reads one; found "
@@ -206,6 +220,29 @@ def check_batch(batch: Batch, config: RankerConfig) -> None:
         raise ValueError(
             f"batch.history.start: a row reads at most {config.history.max_events} events; "
             f"found {longest}; start each row's window at its newest events"
+        )
+
+
+def _check_stored(batch: Batch, config: RankerConfig) -> None:
+    for name, given, wanted in (
+        ("user_vector", batch.user_vector, config.user_vector),
+        ("representations", batch.representations, config.representation_history),
+    ):
+        if (given is None) != (wanted is None):
+            raise ValueError(
+                f"batch.{name}: a batch has it exactly when the ranker reads it; found "
+                f"{'none' if given is None else 'one'}; give the loader this ranker's config"
+            )
+    if batch.user_vector is not None and config.user_vector is not None:
+        _check_columns("batch.user_vector", batch.user_vector, config.user_vector.dim)
+    if batch.representations is None or config.representation_history is None:
+        return
+    stored, wanted = batch.representations, config.representation_history
+    _check_columns("batch.representations", stored.values, wanted.dim)
+    if (longest := int(stored.offsets.diff().max())) > wanted.max_length:
+        raise ValueError(
+            f"batch.representations: a row reads at most {wanted.max_length}; found {longest}; "
+            "give each row its latest ones"
         )
 
 

@@ -10,6 +10,11 @@ from model.embedding_config import BagConfig, ContentConfig, FieldConfig, GroupC
 from model.frozen import Frozen
 from model.heads_config import ChainConfig
 from model.interaction.config import Interaction
+from model.representations.config import (
+    AlignmentConfig,
+    RepresentationHistoryConfig,
+    UserVectorConfig,
+)
 from model.sequence.config import Downstream, TargetAttentionConfig
 from model.sequence_config import InterFormerConfig, UpstreamConfig
 
@@ -102,6 +107,10 @@ class RankerConfig(Frozen):
     """The interaction stack."""
     history: HistoryConfig | None
     """The timeline, or None for a ranker without one."""
+    user_vector: UserVectorConfig | None = None
+    """A stored vector of the user, from another ranker's upstream; None if none is read."""
+    representation_history: RepresentationHistoryConfig | None = None
+    """What a teacher kept of the user's earlier rows; None if none of it is read."""
     domains: Annotated[tuple[str, ...], Field(min_length=1)]
     """Domains in the order of the batch's domain index; each has heads of its own."""
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -118,10 +127,16 @@ class RankerConfig(Frozen):
     """Share of the representation dropped before the heads in training."""
 
     @property
-    def num_feature_tokens(self) -> int:
-        """Tokens of the row itself (F), before the history adds its own."""
+    def num_own_tokens(self) -> int:
+        """Tokens of the row itself, before stored vectors add theirs."""
         own = sum(field.num_tokens for field in self.token_fields)
         return own + len(self.groups) + self.num_dense_tokens + len(self.content)
+
+    @property
+    def num_feature_tokens(self) -> int:
+        """Tokens of the row and of stored vectors (F), before the history adds its own."""
+        stored = (self.user_vector, self.representation_history)
+        return self.num_own_tokens + sum(each.num_tokens for each in stored if each)
 
     @property
     def token_fields(self) -> tuple[FieldConfig, ...]:
@@ -168,7 +183,7 @@ class RankerConfig(Frozen):
                 f"num_dense {self.num_dense} with num_dense_tokens {self.num_dense_tokens}; "
                 "set both or neither to 0"
             )
-        if self.num_feature_tokens == 0:
+        if self.num_own_tokens == 0:
             raise ValueError(
                 "fields: a row needs at least one feature; found no fields, bags or content and "
                 "num_dense 0; add a field or a dense column"
@@ -204,6 +219,13 @@ class RankerConfig(Frozen):
             )
 
     def _check_linear(self) -> None:
+        if self.interaction.kind == "logistic" and (
+            self.user_vector or self.representation_history
+        ):
+            raise ValueError(
+                "interaction.kind: a logistic ranker reads no stored vectors; found user_vector or "
+                "representation_history set; leave both out"
+            )
         if self.interaction.kind == "logistic" and (
             self.history
             or self.head_hidden
@@ -266,6 +288,8 @@ class DistillationConfig(Frozen):
     """Whether a student adapter corrects the teacher and teaches one more auxiliary head."""
     adapter_hidden: tuple[PositiveInt, ...] = (16,)
     """Hidden widths of the student adapter."""
+    alignment: AlignmentConfig | None = None
+    """A loss on the representation itself; none if left out."""
 
     @model_validator(mode="after")
     def _check(self) -> "DistillationConfig":

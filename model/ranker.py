@@ -17,6 +17,11 @@ from model.history import History
 from model.interaction import kinds
 from model.interaction.kinds import build_interaction
 from model.interformer import InterFormer
+from model.representations import history as representation_history
+from model.representations import user_vector
+from model.representations.alignment import AlignmentHead
+from model.representations.history import RepresentationHistory
+from model.representations.user_vector import UserVectorTokens
 
 _MAX_CONVERSION_RATE = 0.95
 """No conversion of a fresh chain is surer than this, however rare the counted clicks are."""
@@ -50,12 +55,15 @@ class StudentOutput(NamedTuple):
     """As `RankerOutput` has them."""
     window_logits: Float[Tensor, "B K Y"] | None
     """As `RankerOutput` has them."""
+    aligned: Float[Tensor, "B V"] | None = None
+    """The representation in the space of the teacher's; None without an alignment loss."""
 
 
 class Ranker(nn.Module):
     """Feature tokens and summary tokens of the history interact; each domain has its own heads.
 
-    X_0 = [FeatureTokens; History(FeatureTokens, timelines)]
+    X_f = [FeatureTokens; UserVectorTokens; RepresentationHistory],  the latter two where configured
+    X_0 = [X_f; History(X_f, timelines)]
     r   = flatten(interaction(X_0)),  or flatten(InterFormer(X_0, events)) around its layers
     z   = heads_domain(r),  or logit(σ(z_click) σ(z)) for the conversions of a chain,  or those of
           the longest of several windows
@@ -88,6 +96,16 @@ class Ranker(nn.Module):
             several = config.num_windows > 1
             self.heads = (
                 ZipperHeads(config, config.num_windows) if several else DomainTaskHeads(config)
+            )
+            # Last, so that what a ranker without them has starts alike as far as its shape is.
+            self.user_vector = (
+                UserVectorTokens(config.user_vector, config.width) if config.user_vector else None
+            )
+            earlier = config.representation_history
+            self.representation_history = (
+                RepresentationHistory(earlier, config.width, _num_candidate_tokens(config))
+                if earlier
+                else None
             )
 
     def fit_normalisers(
@@ -129,7 +147,16 @@ class Ranker(nn.Module):
         """The flattened tokens under the heads."""
         embedded = self.tables(self.config.fields, batch.categorical)
         pooled = self.tables.pool(self.config.bags, batch.bags)
-        tokens = self.feature_tokens((*embedded, *pooled), batch.dense, batch.content)  # B F D
+        tokens = self.feature_tokens((*embedded, *pooled), batch.dense, batch.content)
+        if self.user_vector is not None:
+            assert batch.user_vector is not None, "batch.user_vector is missing; see check_batch"
+            tokens = torch.cat([tokens, self.user_vector(batch.user_vector)], dim=1)
+        if self.representation_history is not None:
+            stored = batch.representations
+            assert stored is not None, "batch.representations is missing; see check_batch"
+            tokens = torch.cat(
+                [tokens, self.representation_history(tokens, stored)], dim=1
+            )  # B F D
         if self.history is not None:
             assert batch.history is not None, "batch.history is missing; see check_batch"
             events = self.history.embed(self.tables, batch.history)
@@ -216,6 +243,10 @@ class Student(nn.Module):
                 AuxiliaryHead(config, scale) if distillation.adapter else None
             )
             self.adapter = StudentAdapter(config, distillation) if distillation.adapter else None
+            alignment = distillation.alignment
+            self.alignment_head = (
+                AlignmentHead(alignment, config.representation_dim) if alignment else None
+            )
 
     def set_prior(self, domain_task_rates: Float[Tensor, "*K P Y"]) -> None:
         """Starts serving and auxiliary heads at the base rates, these at the longest window's."""
@@ -236,6 +267,7 @@ class Student(nn.Module):
             else None,
             towers,
             windows,
+            self.alignment_head(representation) if self.alignment_head else None,
         )
 
 
@@ -244,13 +276,19 @@ def num_parameters(config: RankerConfig) -> int:
     return (
         sum(table.num_rows * table.dim for table in config.tables)
         + features.num_parameters(config)
+        + _stored_num_parameters(config)
         + history.num_parameters(config)
         + _stack_num_parameters(config)
         + config.num_windows * heads.num_parameters(config)
     )
 
 
-def flops(config: RankerConfig, num_events: float, rows_per_event: float = 1.0) -> float:
+def flops(
+    config: RankerConfig,
+    num_events: float,
+    rows_per_event: float = 1.0,
+    num_representations: float = 0.0,
+) -> float:
     """Forward FLOPs of a `Ranker` for one row; a training step takes about three times as many.
 
     A multiply-add counts 2. Padding, look-ups, norms and activations are left out.
@@ -260,13 +298,40 @@ def flops(config: RankerConfig, num_events: float, rows_per_event: float = 1.0) 
         num_events: Events that a row reads, or their mean over rows.
         rows_per_event: Rows of a batch that read the same event, on average: what is computed once
             per event is shared by them.
+        num_representations: Stored representations that a row reads, or their mean over rows.
     """
     return (
         features.flops(config)
+        + _stored_flops(config, num_representations)
         + history.flops(config, num_events, rows_per_event)
         + _stack_flops(config, num_events, rows_per_event)
         + config.num_windows * heads.flops(config)
     )
+
+
+def _num_candidate_tokens(config: RankerConfig) -> int:
+    """Tokens that stored representations are weighed by: all others of the row."""
+    own = config.representation_history.num_tokens if config.representation_history else 0
+    return config.num_feature_tokens - own
+
+
+def _stored_num_parameters(config: RankerConfig) -> int:
+    vector, earlier = config.user_vector, config.representation_history
+    total = user_vector.num_parameters(vector, config.width) if vector else 0
+    if earlier:
+        num_tokens = _num_candidate_tokens(config)
+        total += representation_history.num_parameters(earlier, config.width, num_tokens)
+    return total
+
+
+def _stored_flops(config: RankerConfig, num_representations: float) -> float:
+    vector, earlier = config.user_vector, config.representation_history
+    total = float(user_vector.flops(vector, config.width)) if vector else 0.0
+    if earlier:
+        number = min(num_representations, earlier.max_length)
+        num_tokens = _num_candidate_tokens(config)
+        total += representation_history.flops(earlier, config.width, num_tokens, number)
+    return total
 
 
 def _stack_num_parameters(config: RankerConfig) -> int:

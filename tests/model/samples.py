@@ -16,6 +16,8 @@ from model.config import (
 from model.embedding_config import BagConfig, ContentConfig, GroupConfig
 from model.embeddings import Bag
 from model.interaction.config import WukongConfig
+from model.representations.config import RepresentationHistoryConfig, UserVectorConfig
+from model.representations.stored import StoredRepresentations
 from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
 
 
@@ -102,6 +104,18 @@ def rich_config() -> RankerConfig:
     )
 
 
+def stored_config(**changes: Any) -> RankerConfig:
+    """A user vector of two tokens, and earlier representations of three, weighed by DIN."""
+    values = {
+        "user_vector": UserVectorConfig(dim=5, num_tokens=2),
+        "representation_history": RepresentationHistoryConfig(
+            dim=6, max_length=4, pooling="din", hidden=(9,), num_tokens=3
+        ),
+        "head_hidden": (24,),
+    }
+    return ranker_config(**(values | changes))
+
+
 def config_without_history() -> RankerConfig:
     """The same ranker on the row's own features."""
     return ranker_config(
@@ -154,6 +168,18 @@ def make_batch(
         values = torch.randint(sizes[config.table], (int(held.sum()),), generator=extra)
         return Bag(values, torch.cat([torch.zeros(1, dtype=torch.int64), held.cumsum(0)]))
 
+    user_vector, stored = None, None
+    if config.user_vector is not None:
+        user_vector = torch.randn(len(rows), config.user_vector.dim, generator=extra)
+        user_vector[1::4] = torch.nan
+    if config.representation_history is not None:
+        held = torch.arange(len(rows)) % (config.representation_history.max_length + 1)
+        number = int(held.sum())
+        stored = StoredRepresentations(
+            torch.rand(number, config.representation_history.dim, generator=extra) * 2 - 1,
+            torch.randint(1, 100 * HOUR_US, (number,), generator=extra),
+            torch.cat([torch.zeros(1, dtype=torch.int64), held.cumsum(0)]),
+        )
     history = None
     if config.history is not None:
         offsets = torch.tensor([0, *lengths]).cumsum(0)
@@ -177,6 +203,8 @@ def make_batch(
         history,
         tuple(bag(each) for each in config.bags),
         vectors(config.content, len(rows)),
+        user_vector,
+        stored,
     )
 
 
@@ -213,7 +241,16 @@ def select_rows(batch: Batch, rows: list[int]) -> Batch:
         history,
         tuple(_select_bags(bag, rows) for bag in batch.bags),
         tuple(vectors[rows] for vectors in batch.content),
+        None if batch.user_vector is None else batch.user_vector[rows],
+        None if batch.representations is None else _select_stored(batch.representations, rows),
     )
+
+
+def _select_stored(stored: StoredRepresentations, rows: list[int]) -> StoredRepresentations:
+    at = [torch.arange(*stored.offsets[row : row + 2].tolist()) for row in rows]
+    places = torch.cat(at)
+    offsets = torch.tensor([0, *map(len, at)]).cumsum(0)
+    return StoredRepresentations(stored.values[places], stored.age_us[places], offsets)
 
 
 def _select_bags(bag: Bag, rows: list[int]) -> Bag:

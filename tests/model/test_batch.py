@@ -12,6 +12,7 @@ from tests.model.samples import (
     make_batch,
     ranker_config,
     rich_config,
+    stored_config,
 )
 
 
@@ -69,7 +70,12 @@ def test_bags_of_other_rows_are_refused():
 
 
 def test_map_reaches_every_tensor():
-    batch = make_batch(rich_config(), (2, 0, 3))
+    stored = make_batch(stored_config(), (2, 0, 3))
+    batch = dataclasses.replace(
+        make_batch(rich_config(), (2, 0, 3)),
+        user_vector=stored.user_vector,
+        representations=stored.representations,
+    )
     seen = []
     copy = batch.map(lambda tensor: seen.append(tensor.data_ptr()) or tensor.clone())
     history = batch.history
@@ -78,6 +84,8 @@ def test_map_reaches_every_tensor():
     tensors += [history.segment, history.start, history.end, history.row_us]
     tensors += history.content
     tensors += [x for bag in batch.bags for x in (bag.values, bag.offsets)] + [*batch.content]
+    earlier = batch.representations
+    tensors += [batch.user_vector, earlier.values, earlier.age_us, earlier.offsets]
     assert seen == [tensor.data_ptr() for tensor in tensors]
     torch.testing.assert_close(copy.history.offsets, torch.tensor([0, 2, 2, 5]))
 
@@ -86,6 +94,7 @@ def test_readable_batches_pass():
     check_batch(make_batch(ranker_config(), (2, 0, 16)), ranker_config())
     check_batch(make_batch(ranker_config(), (0, 0)), ranker_config())
     check_batch(make_batch(rich_config(), (2, 0, 16)), rich_config())
+    check_batch(make_batch(stored_config(), (2, 0, 16)), stored_config())
     check_batch(make_batch(config_without_history(), (0, 0)), config_without_history())
 
 
@@ -153,3 +162,43 @@ def test_history_longer_than_the_ranker_reads_is_refused():
     config = ranker_config(history=history_config(max_events=4))
     with pytest.raises(ValueError, match="at most 4 events; found 5"):
         check_batch(make_batch(ranker_config(), (4, 5)), config)
+
+
+STORED = stored_config()
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "message"),
+    [
+        ({"user_vector": None}, STORED, "batch.user_vector: .* found none"),
+        ({"representations": None}, STORED, "batch.representations: .* found none"),
+        ({}, ranker_config(), "batch.user_vector: .* found one"),
+        ({"user_vector": torch.zeros(6, 4)}, STORED, "reads 5 columns; found 4"),
+        (
+            {},
+            stored_config(
+                representation_history=STORED.representation_history.model_copy(
+                    update={"max_length": 3}
+                )
+            ),
+            "reads at most 3; found 4; give each row its latest",
+        ),
+        (
+            {},
+            stored_config(
+                representation_history=STORED.representation_history.model_copy(update={"dim": 9})
+            ),
+            "batch.representations: the ranker reads 9 columns; found 6",
+        ),
+    ],
+)
+def test_stored_vectors_that_do_not_fit_the_ranker_are_refused(changes, config, message):
+    batch = dataclasses.replace(make_batch(STORED, (0, 1, 2, 3, 4, 5)), **changes)
+    with pytest.raises(ValueError, match=message):
+        check_batch(batch, config)
+
+
+def test_representations_of_other_rows_are_refused():
+    batch, other = make_batch(STORED, (2, 3)), make_batch(STORED, (2, 3, 1))
+    with pytest.raises(ValueError, match=r"same number of rows.*'representations': 3"):
+        dataclasses.replace(batch, representations=other.representations)

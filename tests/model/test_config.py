@@ -9,6 +9,7 @@ from tests.model.samples import (
     distillation_config,
     history_config,
     ranker_config,
+    stored_config,
 )
 
 
@@ -18,8 +19,13 @@ def test_token_counts_follow_from_fields_dense_tokens_and_history():
     assert config_without_history().num_tokens == 4
 
 
-def test_config_survives_json():
-    config = ranker_config()
+def test_stored_vectors_add_feature_tokens():
+    config = stored_config()
+    assert (config.num_own_tokens, config.num_feature_tokens, config.num_tokens) == (4, 9, 12)
+
+
+@pytest.mark.parametrize("config", [ranker_config(), stored_config()])
+def test_config_survives_json(config):
     assert RankerConfig.model_validate_json(config.model_dump_json()) == config
 
 

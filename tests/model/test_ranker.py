@@ -14,6 +14,7 @@ from model.heads_config import ChainConfig
 from model.losses import task_loss
 from model.optim import build_optimizers
 from model.ranker import Ranker, Student
+from model.representations.config import RepresentationHistoryConfig
 from model.sequence.config import DinConfig, HstuConfig
 from tests.model.samples import (
     config_without_history,
@@ -24,6 +25,7 @@ from tests.model.samples import (
     ranker_config,
     rich_config,
     select_rows,
+    stored_config,
     upstream_config,
 )
 
@@ -41,6 +43,11 @@ def downstream_config(downstream):
     return ranker_config(history=history_config(downstream=downstream), head_hidden=(24,))
 
 
+def earlier_config(pooling):
+    """Earlier representations, pooled in either way."""
+    return RepresentationHistoryConfig(dim=6, max_length=4, pooling=pooling)
+
+
 DIN = DinConfig(hidden=(6, 5), activation="prelu")
 HSTU = HstuConfig(num_layers=2, num_heads=2, head_dim=4, num_time_buckets=40)
 FORMS = [
@@ -52,6 +59,7 @@ FORMS = [
     pytest.param(downstream_config(HSTU), id="hstu"),
     pytest.param(gem_config(downstream=HSTU), id="gem_hstu"),
     pytest.param(rich_config(), id="bags_and_content"),
+    pytest.param(stored_config(), id="stored_vectors"),
 ]
 """Every form of the sequence side, and every kind of feature."""
 
@@ -71,6 +79,8 @@ def all_rows_counted(batch):
         downstream_config(DIN),
         downstream_config(HSTU),
         rich_config(),
+        stored_config(),
+        stored_config(representation_history=earlier_config("mean")),
         ranker_config(num_windows=3),
     ],
 )
@@ -81,7 +91,8 @@ def test_parameters_and_flops_equal_the_closed_forms(config):
     # The counter knows the attention of the plain backend alone.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(batch)
-    expected = 8 * ranker.flops(config, num_events=6)
+    stored = 0 if batch.representations is None else len(batch.representations.values) / 8
+    expected = 8 * ranker.flops(config, num_events=6, num_representations=stored)
     if config.history and config.history.upstream:
         # The counter sees whole squares where a causal layer uses a part of them: in two branches,
         # 6 tokens and then 3, of which the second branch's read at most 2.
@@ -224,6 +235,33 @@ def test_bags_and_content_of_one_row_reach_no_other_row():
         dirty = model(dataclasses.replace(batch, **{part: tuple(changed)})).logits
         assert torch.equal(dirty[others], clean[others]), (part, index)
         assert not torch.equal(dirty[row], clean[row]), (part, index)
+
+
+def test_stored_vectors_of_one_row_reach_no_other_row():
+    config = stored_config()
+    model = Ranker(config)
+    batch = make_batch(config, LENGTHS)
+    clean = model(batch).logits
+    stored = batch.representations
+    start, end = stored.offsets[2:4].tolist()
+    values, vector = stored.values.clone(), batch.user_vector.clone()
+    values[start:end] += 0.5
+    vector[2] += torch.arange(5)
+    for changed in (
+        {"representations": dataclasses.replace(stored, values=values)},
+        {"user_vector": vector},
+    ):
+        dirty = model(dataclasses.replace(batch, **changed)).logits
+        others = [0, 1, 3, 4, 5]
+        assert torch.equal(dirty[others], clean[others])
+        assert not torch.equal(dirty[2], clean[2])
+
+
+def test_weights_of_the_same_shape_start_as_in_a_ranker_without_stored_vectors():
+    plain = Ranker(ranker_config(head_hidden=(24,)), seed=4).state_dict()
+    stored = Ranker(stored_config(), seed=4).state_dict()
+    assert torch.equal(stored["tables.table_item.weight"], plain["tables.table_item.weight"])
+    assert plain.keys() < stored.keys()
 
 
 def test_a_conversion_is_served_as_its_product_with_the_click():
