@@ -3,7 +3,7 @@
 Simulates a frozen world, trains one teacher per seed on all of it in one pass, scores each day by
 snapshots of two ages, and trains students of one domain on a share of its rows by every arm. Reads
 nothing but the simulation. Writes `--cells`, one line of JSON per cell, and beside it
-`results.json` and the teachers' scores. Guarantees: cells that are in the file are not run again;
+`results.json` and `results.md`. Guarantees: cells that are in the file are not run again;
 past `--seconds` a run stops, also within a cell, and the rest reads *not run*; every arm is tuned
 over as many trials on the validation day and judged on the test day; a score or vector comes from a
 snapshot that has learnt nothing of its day, which is checked.
@@ -29,27 +29,30 @@ from jobs.errors import ConfigError
 from jobs.settings import checked
 from jobs.simulation import PRESETS
 from jobs.transfer import results
-from jobs.transfer.cells import held_cells, keys_of
+from jobs.transfer.cells import held_cells, keep_cell, keys_of
 from jobs.transfer.rows import read_rows
 from jobs.transfer.running import run_cells
 from jobs.transfer.settings import Study
 
 
-def run(study: Study, cells: Path, device: str, num_workers: int, seconds: float) -> JobSummary:
+def run(
+    study: Study, cells: Path, folder: Path, device: str, num_workers: int, seconds: float
+) -> JobSummary:
     """Run the cells that are missing, as long as the seconds last, and tell what all say.
 
     Args:
         study: The study.
         cells: File of cells.
+        folder: Where what teachers tell is kept, about 150 MB each for a million rows.
         device: Where teachers learn, as torch names it.
         num_workers: Processes; with 0 all is done in this one.
         seconds: Seconds after which to stop, counted from now.
 
     Raises:
-        ConfigError: There is no such world, it has fewer days or domains, or no such device.
+        ConfigError: There is no such world, it has fewer days or domains, or no GPU is there.
     """
     started = time.time()
-    _check(study, device)
+    _check(study)
     # Before anything starts threads of its own: workers are forked.
     torch.set_num_threads(1)
     rows = read_rows(study)
@@ -58,11 +61,9 @@ def run(study: Study, cells: Path, device: str, num_workers: int, seconds: float
     done = [c for c in held if any(c.items() >= key.items() for key in keys)]
     missing = [key for key in keys if not any(c.items() >= key.items() for c in done)]
     cells.parent.mkdir(parents=True, exist_ok=True)
-    folder = cells.parent / "teachers"
     deadline = started + seconds
     for cell in run_cells(study, rows, missing, done, folder, device, num_workers, deadline):
-        with cells.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(cell) + "\n")
+        keep_cell(cells, cell)
         done.append(cell)
         named = (str(cell[name]) for name in ("arm", "capacity", "bias", "staleness", "seed"))
         log.info("%s: excess NE %.3f pp", " ".join(named), 100 * cell["excess_ne"])
@@ -84,7 +85,7 @@ def run(study: Study, cells: Path, device: str, num_workers: int, seconds: float
     )
 
 
-def _check(study: Study, device: str) -> None:
+def _check(study: Study) -> None:
     preset = PRESETS.get(study.preset)
     if (
         preset is None
@@ -97,8 +98,6 @@ def _check(study: Study, device: str) -> None:
             f"{study.preset!r}, {study.num_days} and {study.domain}; days and domains of each are "
             f"{known}; choose one of these"
         )
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device: found {device}, and torch sees no GPU; use --device cpu")
 
 
 def _main() -> None:
@@ -106,6 +105,7 @@ def _main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cells", type=Path, required=True, help="file of cells")
+    parser.add_argument("--folder", type=Path, help="of teachers' scores; beside the cells")
     parser.add_argument("--overrides", default="{}", help="JSON object of changed settings")
     parser.add_argument("--device", default="cpu", help="where teachers learn: cpu or cuda")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 for this one alone")
@@ -118,7 +118,9 @@ def _main() -> None:
         except json.JSONDecodeError as error:
             raise ConfigError(f"--overrides: not JSON: {error}") from error
         study = checked(Study, values, "--overrides")
-        return asdict(run(study, options.cells, options.device, options.workers, options.seconds))
+        folder = options.folder or options.cells.parent / "teachers"
+        given = (options.device, options.workers, options.seconds)
+        return asdict(run(study, options.cells, folder, *given))
 
     exit_with(body)
 

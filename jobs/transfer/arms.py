@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jobs.scaling.stream import FIELDS
@@ -33,36 +33,47 @@ class Means:
     """A vector of the user, servable, or of the row itself, which is not."""
     history: Literal["latest", "category"] | None = None
     """Which earlier rows' activations it reads: the latest, or those of the category."""
-    counts: bool = False
-    """The counts that the teacher reads, as they were at the start of the day."""
+    counts: Literal["all", "category"] | None = None
+    """The counts that the teacher reads, as they were at the start of the day; or of these only
+    the ones of the ad's category, which say by themselves what counts."""
 
 
 MEANS: dict[Arm, Means] = {
     "raw": Means(),
-    "raw_counts": Means(counts=True),
     "kd": Means("serving"),
     "auxiliary": Means("auxiliary"),
     "adapter": Means("auxiliary", adapter=True),
     "user_vector": Means("auxiliary", vector="user"),
-    "history": Means("auxiliary", history="latest"),
-    "full": Means("auxiliary", adapter=True, vector="user", history="latest"),
-    "full_by_category": Means("auxiliary", adapter=True, vector="user", history="category"),
-    "history_by_category": Means("auxiliary", history="category"),
-    "vectors_alone": Means(vector="user", history="latest"),
+    "history_latest": Means("auxiliary", history="latest"),
+    "history": Means("auxiliary", history="category"),
+    "full": Means("auxiliary", adapter=True, vector="user", history="category"),
+    "vectors_alone": Means(vector="user", history="category"),
     "row_vector": Means("auxiliary", vector="row"),
+    "raw_counts": Means(counts="all"),
+    "raw_crossed": Means(counts="category"),
 }
 
 _SHAPES: dict[Capacity, tuple[int, int, tuple[int, ...]]] = {
     "small": (4, 8, (32, 16)),
     "large": (8, 16, (128, 64, 32)),
+    "counted": (8, 16, (128, 64, 32)),
 }
 """Width of tables, of tokens (D), and of the layers of the network."""
+
+
+def means_of(arm: Arm, capacity: Capacity) -> Means:
+    """What an arm has: a `counted` student, twins too, reads crossed counts of its own."""
+    means = MEANS[arm]
+    return replace(means, counts="category") if capacity == "counted" else means
 
 
 def student_config(study: Study, rows: Rows, capacity: Capacity, means: Means) -> RankerConfig:
     """A plain network on the row's own columns, and on what the means add to them."""
     dim, width, hidden = _SHAPES[capacity]
     vector = {"user": 2 * study.latent_dim, "row": study.latent_dim, None: 0}[means.vector]
+    num_counts = {"all": rows.counts.shape[1], "category": len(study.windows) + 1, None: 0}[
+        means.counts
+    ]
     return RankerConfig(
         width=width,
         tables=tuple(
@@ -70,7 +81,7 @@ def student_config(study: Study, rows: Rows, capacity: Capacity, means: Means) -
             for name in FIELDS
         ),
         fields=tuple(FieldConfig(name=name, table=name) for name in FIELDS),
-        num_dense=rows.counts.shape[1] if means.counts else 0,
+        num_dense=num_counts,
         num_dense_tokens=_USER_TOKENS if means.counts else 0,
         dense_hidden=None,
         interaction=MlpConfig(hidden=hidden),

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from jobs.errors import ConfigError
-from jobs.transfer.arms import MEANS, distillation_config, student_config
+from jobs.training_settings import Trial
+from jobs.transfer.arms import distillation_config, means_of, student_config
 from jobs.transfer.lessons import judged_rows, lessons, over_prediction_shift, own_rows
 from jobs.transfer.rows import NUM_GROUPS, Rows
 from jobs.transfer.settings import TWINS, Arm, Bias, Capacity, Study
@@ -64,6 +65,16 @@ def held_cells(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def keep_cell(path: Path, cell: dict[str, Any]) -> None:
+    """Append a cell to a file, on a line of its own also after one that was cut short."""
+    with path.open("a+b") as file:
+        end = file.seek(0, 2)
+        file.seek(max(0, end - 1))
+        if end and file.read(1) != b"\n":
+            file.write(b"\n")
+        file.write(json.dumps(cell).encode() + b"\n")
+
+
 def teacher_cell(study: Study, rows: Rows, key: dict[str, Any], taught: Taught) -> dict[str, Any]:
     """What a teacher itself says on the test day."""
     at = judged_rows(study, rows, study.num_days - 1)
@@ -105,7 +116,7 @@ def student_cell(
     started = time.process_time()
     arm, capacity = cast(Arm, key["arm"]), cast(Capacity, key["capacity"])
     bias, staleness = cast(Bias | None, key["bias"]), cast(int | None, key["staleness"])
-    means = MEANS[arm]
+    means = means_of(arm, capacity)
     if taught is not None and staleness is not None:
         _check_out_of_sample(rows, taught, staleness)
     validation, test = (judged_rows(study, rows, study.num_days - back) for back in (2, 1))
@@ -114,36 +125,28 @@ def student_cell(
         lessons(study, rows, at, means, taught, bias, staleness) for at in (own, validation, test)
     ]
     config = student_config(study, rows, capacity, means)
-    trials = []
-    for index in range(len(study.trials)):
-        tuned = arm in TWINS or means.head is None
-        trial = study.trials[index if twin_trial is None or means.head is None else twin_trial]
-        weight = 0.0 if tuned else study.weights[index]
+    labels = rows.stream.labels[torch.from_numpy(validation)].numpy()
+    trials, judged = [], []
+    for weight, trial in _trials(study, means.head is not None, twin_trial):
+        taught_how = distillation_config(means, weight)
         learnt = learn(
-            config,
-            distillation_config(means, weight),
-            trial,
-            study.batch_size,
-            key["seed"],
-            *read,
-            deadline,
+            config, taught_how, trial, study.batch_size, key["seed"], *read, deadline=deadline
         )
-        labels = rows.stream.labels[torch.from_numpy(validation)].numpy()
         told = learnt.validation.double().sigmoid().numpy()
+        judged.append(_judged(rows, test, learnt.test))
         trials.append(
-            {"weight": weight, **trial.model_dump(), "validation_ne": metrics.ne(labels, told)}
-            | {"judged": _judged(rows, test, learnt.test)}
+            {
+                "weight": weight,
+                **trial.model_dump(),
+                "validation_ne": metrics.ne(labels, told),
+                "excess_ne": judged[-1]["excess_ne"],
+            }
         )
-    chosen = min(range(len(trials)), key=lambda i: trials[i]["validation_ne"])
-    judged = trials[chosen].pop("judged")
-    for trial in trials:
-        if "judged" in trial:
-            trial["excess_ne"] = trial.pop("judged")["excess_ne"]
-    trials[chosen]["excess_ne"] = judged["excess_ne"]
+    chosen = min(range(len(trials)), key=lambda index: trials[index]["validation_ne"])
     earlier = study.history_length if means.history else 0
     return (
         key
-        | judged
+        | judged[chosen]
         | {
             "chosen": chosen,
             "trials": trials,
@@ -154,6 +157,14 @@ def student_cell(
             "torch": torch.__version__,
         }
     )
+
+
+def _trials(study: Study, is_distilled: bool, twin_trial: int | None) -> list[tuple[float, Trial]]:
+    """What an arm is tuned over: weights with its twin's learning rates, or learning rates."""
+    if is_distilled:
+        assert twin_trial is not None, "a distilled arm runs after its twin"
+        return [(weight, study.trials[twin_trial]) for weight in study.weights]
+    return [(0.0, trial) for trial in study.trials]
 
 
 def _judged(rows: Rows, at: np.ndarray, logits: torch.Tensor) -> dict[str, Any]:

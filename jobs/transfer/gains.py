@@ -52,7 +52,6 @@ def gain(worse: Losses, better: Losses, seed: int = 0) -> Gain:
     Raises:
         ValueError: The arms do not have the same seeds, or groups.
     """
-    difference = worse.divergence - better.divergence
     if worse.divergence.shape != better.divergence.shape or not np.array_equal(
         worse.rows, better.rows
     ):
@@ -61,6 +60,7 @@ def gain(worse: Losses, better: Losses, seed: int = 0) -> Gain:
             f"{worse.divergence.shape} and {better.divergence.shape}; leave out the seeds that "
             "either lacks"
         )
+    difference = worse.divergence - better.divergence
     num_seeds, num_groups = difference.shape
     seeds, groups = _drawn(num_seeds, num_groups, seed)
     total = ((seeds @ difference) * groups).sum(axis=1)

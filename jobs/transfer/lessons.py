@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jobs.scaling.stream import FIELDS
 from jobs.transfer.arms import Means
 from jobs.transfer.rows import Rows
 from jobs.transfer.settings import Bias, Study
@@ -15,8 +16,6 @@ from jobs.transfer.teacher import Taught
 from model.batch import Batch
 from model.representations.quantise import dequantise
 from model.representations.stored import StoredRepresentations
-
-_CATEGORY = "category"
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,20 @@ def lessons(
     place = torch.from_numpy(at)
     teacher = torch.full((len(at), 1), torch.nan)
     vector, stored = None, None
+    category = rows.stream.categorical[:, FIELDS.index("category")].numpy()
     counts = torch.empty(len(at), 0)
-    if means.counts:
+    if means.counts is not None:
         counts = rows.counts_at_start[
             torch.from_numpy(rows.day[at]), torch.from_numpy(rows.user[at])
         ]
+        if means.counts == "category":
+            # Columns are window after window, by category; row 0 of a table is no category.
+            width = (counts.shape[1] - 1) // len(study.windows)
+            own = [
+                torch.from_numpy(category[at] - 1 + i * width) for i in range(len(study.windows))
+            ]
+            columns = torch.stack([*own, torch.full((len(at),), counts.shape[1] - 1)], dim=1)
+            counts = counts.gather(1, columns)
     if taught is not None and staleness is not None:
         if means.head is not None:
             shift = over_prediction_shift(study, taught, staleness) if bias != "unbiased" else 0.0
@@ -105,7 +113,7 @@ def lessons(
         elif means.vector == "row":
             vector = dequantise(torch.from_numpy(taught.latents[staleness][at]), 4)
         if means.history is not None:
-            by = rows.stream.categorical[:, 4].numpy() if means.history == _CATEGORY else None
+            by = category if means.history == "category" else None
             stored = earlier(study, rows, at, taught.latents[staleness], by)
     return Lessons(
         at,

@@ -85,9 +85,9 @@ def read_rows(study: Study) -> Rows:
 def _counts(
     sums: np.ndarray, first: np.ndarray, end: np.ndarray, windows: tuple[int, ...]
 ) -> torch.Tensor:
-    columns = [(sums[end] - sums[np.maximum(end - n, first)]) / np.float32(n) for n in windows]
-    columns.append(np.log1p(end - first).astype(np.float32)[:, None])
-    return torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
+    shares = [(sums[end] - sums[np.maximum(end - n, first)]) / np.float32(n) for n in windows]
+    length = np.log1p(end - first)[:, None]
+    return torch.from_numpy(np.concatenate([*shares, length], axis=1).astype(np.float32))
 
 
 def _digest(stream: Stream) -> str:

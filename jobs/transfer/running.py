@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jobs.errors import ConfigError
 from jobs.transfer.cells import TEACHER, student_cell, study_digest, teacher_cell
 from jobs.transfer.rows import Rows
 from jobs.transfer.settings import TWINS, OutOfTime, Study
@@ -50,6 +51,8 @@ def run_cells(
     """
     _shared.update(study=study, rows=rows, folder=folder, device=device, deadline=deadline)
     folder.mkdir(parents=True, exist_ok=True)
+    # Makes torch import what every optimiser needs, once for all workers.
+    torch.optim.AdamW([torch.zeros(1)])
     waiting = list(wanted)
     twins = {_place(c): c["chosen"] for c in held if c["arm"] == "raw"}
     seeds = dict.fromkeys(c["seed"] for c in wanted if c["bias"] is not None)
@@ -88,9 +91,12 @@ def _place(cell: dict[str, Any]) -> tuple[str, int]:
 
 def _teach(seed: int) -> bool:
     torch.set_num_threads(1)
-    study, rows = _shared["study"], _shared["rows"]
+    study, rows, device = (_shared[name] for name in ("study", "rows", "device"))
+    # Asked here: a process that has spoken to a GPU cannot be forked for work on it.
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device: found {device}, and torch sees no GPU; use --device cpu")
     try:
-        taught = teach(study, rows, seed, torch.device(_shared["device"]), _shared["deadline"])
+        taught = teach(study, rows, seed, torch.device(device), _shared["deadline"])
     except OutOfTime:
         return False
     path = _file(study, rows, seed)

@@ -11,22 +11,24 @@ from jobs.training_settings import Trial
 
 Bias = Literal["unbiased", "over_predicting"]
 """Whether the teacher's log-odds are its own, or shifted so that it predicts too many clicks."""
-Capacity = Literal["small", "large"]
+Capacity = Literal["small", "large", "counted"]
+"""Size of a student. A `counted` one is large and has counts of the user's actions about the ad's
+category among its own features: what it is worth to be told by a teacher is then less."""
 Arm = Literal[
     "raw",
-    "raw_counts",
     "kd",
     "auxiliary",
     "adapter",
     "user_vector",
+    "history_latest",
     "history",
     "full",
-    "full_by_category",
-    "history_by_category",
     "vectors_alone",
     "row_vector",
+    "raw_counts",
+    "raw_crossed",
 ]
-TWINS: tuple[Arm, ...] = ("raw", "raw_counts")
+TWINS: tuple[Arm, ...] = ("raw", "raw_counts", "raw_crossed")
 """Arms without a teacher: they know no bias and no staleness."""
 
 
@@ -52,7 +54,7 @@ class Study(Settings):
     biases: tuple[Bias, ...] = ("unbiased", "over_predicting")
     over_prediction: float = Field(default=1.15, gt=1)
     """Clicks that the biased teacher predicts, over those that the unbiased one does."""
-    capacities: tuple[Capacity, ...] = ("small", "large")
+    capacities: tuple[Capacity, ...] = ("small", "large", "counted")
     arms: tuple[Arm, ...] = (
         "raw",
         "kd",
@@ -61,9 +63,11 @@ class Study(Settings):
         "user_vector",
         "history",
         "full",
-        "raw_counts",
+        "history_latest",
         "vectors_alone",
         "row_vector",
+        "raw_counts",
+        "raw_crossed",
     )
     """Arms that run, in this order; `raw`, the twin, is needed by all others."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

@@ -68,17 +68,17 @@ def learn(
     """
     model = Student(config, distillation, seed) if distillation else Ranker(config, seed)
     ranker = model.ranker if isinstance(model, Student) else model
-    first = own.labels[:_PRIOR_ROWS]
+    num_before = int((own.rows < validation.rows[0]).sum())
+    first = own.labels[: min(_PRIOR_ROWS, num_before)]
     model.set_prior(((first.sum(0) + 1) / (len(first) + 2))[None])
     if config.num_dense:
-        ranker.fit_normalisers(own.dense[:_PRIOR_ROWS])
+        ranker.fit_normalisers(own.dense[: len(first)])
     optimizers = _optimizers(model, trial)
     average = WeightAverage(ranker, _AVERAGE_ROWS / batch_size)
-    num_before = int((own.rows < validation.rows[0]).sum())
     warm_up = _WARM_UP_RATIO * num_before / batch_size
     judged, step = torch.empty(0), 0
-    for first_row, end in ((0, num_before), (num_before, len(own.rows))):
-        for low in range(first_row, end, batch_size):
+    for start, end in ((0, num_before), (num_before, len(own.rows))):
+        for low in range(start, end, batch_size):
             if time.time() > deadline:
                 raise OutOfTime
             loss = _loss(model, own, low, min(low + batch_size, end))

@@ -123,8 +123,9 @@ def teach(
     domain, labels = rows.stream.domain.to(device), rows.stream.labels.to(device)
     config = teacher_config(study, rows)
     teacher = Ranker(config, seed).to(device)
-    teacher.fit_normalisers(columns[1][: min(_SCALE_ROWS, rows.first(1))])
-    teacher.set_prior(prior(rows.stream.domain, rows.stream.labels, rows.stream.num_domains))
+    first_day = rows.first(1)
+    teacher.fit_normalisers(columns[1][: min(_SCALE_ROWS, first_day)])
+    teacher.set_prior(_prior(rows, min(_PRIOR_ROWS, first_day)))
     trial, size = study.teacher_trial, study.teacher_batch_size
     optimizers = build_optimizers(teacher, trial.lr_dense, trial.lr_sparse)
     average = WeightAverage(teacher, _AVERAGE_ROWS / size)
@@ -162,7 +163,8 @@ def teach(
             continue
         served = _Served(teacher, average.averages)
         sample = (low + torch.randperm(high - low, generator=generator)[:_NUM_SAMPLES]).to(device)
-        activation.learn(served.score(Batch(*(c[sample] for c in columns), domain[sample]))[1])
+        seen = Batch(columns[0][sample], columns[1][sample], domain[sample])
+        activation.learn(served.score(seen)[1])
         user.learn(served.users(columns[0][sample, 0], columns[1][sample]))
         for staleness in study.staleness:
             if not study.first_day <= day + staleness < study.num_days:
@@ -180,11 +182,11 @@ def teach(
     return taught
 
 
-def prior(domain: Tensor, labels: Tensor, num_domains: int) -> Tensor:
+def _prior(rows: Rows, count: int) -> Tensor:
     """Base rates of the first rows by domain, (domains, 1); a domain without any has one half."""
-    domain, labels = domain[:_PRIOR_ROWS], labels[:_PRIOR_ROWS]
-    shown = torch.bincount(domain, minlength=num_domains)
-    clicked = torch.bincount(domain, labels, minlength=num_domains)
+    domain, labels = rows.stream.domain[:count], rows.stream.labels[:count]
+    shown = torch.bincount(domain, minlength=rows.stream.num_domains)
+    clicked = torch.bincount(domain, labels, minlength=rows.stream.num_domains)
     return ((clicked + 1) / (shown + 2))[:, None].float()
 
 
