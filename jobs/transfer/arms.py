@@ -29,12 +29,13 @@ class Means:
     head: Literal["serving", "auxiliary"] | None = None
     """Which heads learn the soft labels; None for no soft labels."""
     adapter: bool = False
-    vector: Literal["user", "row"] | None = None
-    """A vector of the user, servable, or of the row itself, which is not."""
+    vector: Literal["user", "matched", "row"] | None = None
+    """A vector of the user; or what those of user and ad say together; or one of the row itself,
+    which nobody can serve."""
     history: Literal["latest", "category"] | None = None
     """Which earlier rows' activations it reads: the latest, or those of the category."""
     counts: Literal["all", "category"] | None = None
-    """The counts that the teacher reads, as they were at the start of the day; or of these only
+    """The counts that the teacher reads, as they were when last refreshed; or of these only
     the ones of the ad's category, which say by themselves what counts."""
 
 
@@ -44,6 +45,8 @@ MEANS: dict[Arm, Means] = {
     "auxiliary": Means("auxiliary"),
     "adapter": Means("auxiliary", adapter=True),
     "user_vector": Means("auxiliary", vector="user"),
+    "matched": Means("auxiliary", vector="matched"),
+    "full_matched": Means("auxiliary", adapter=True, vector="matched", history="category"),
     "history_latest": Means("auxiliary", history="latest"),
     "history": Means("auxiliary", history="category"),
     "full": Means("auxiliary", adapter=True, vector="user", history="category"),
@@ -70,7 +73,9 @@ def means_of(arm: Arm, capacity: Capacity) -> Means:
 def student_config(study: Study, rows: Rows, capacity: Capacity, means: Means) -> RankerConfig:
     """A plain network on the row's own columns, and on what the means add to them."""
     dim, width, hidden = _SHAPES[capacity]
-    vector = {"user": 2 * study.latent_dim, "row": study.latent_dim, None: 0}[means.vector]
+    vector = 0 if means.vector is None else 2 * study.latent_dim
+    if means.vector == "row":
+        vector = study.latent_dim
     num_counts = {"all": rows.counts.shape[1], "category": len(study.windows) + 1, None: 0}[
         means.counts
     ]

@@ -24,15 +24,17 @@ from model import metrics
 from model.ranker import flops, num_parameters
 
 TEACHER = "teacher"
-_SWEPT = {"arms", "seeds", "biases", "capacities"}
+_SWEPT = {"arms", "extras", "seeds", "biases", "capacities"}
 """Settings that say which cells there are, and change no cell."""
 
 
 def keys_of(study: Study, rows: Rows) -> list[dict[str, Any]]:
-    """All cells, seed after seed, so that a run that is stopped leaves whole seeds behind."""
-    return [
-        {"study": study_digest(study), "rows": rows.digest[:16], **cell} for cell in _cells(study)
-    ]
+    """All cells, in the order in which they run: what the rules are about comes first."""
+    named = {"study": study_digest(study), "rows": rows.digest[:16]}
+    later = sorted(
+        _cells(study), key=lambda cell: (cell["arm"] in study.extras, cell["capacity"] == "counted")
+    )
+    return [named | cell for cell in later]
 
 
 def study_digest(study: Study) -> str:
@@ -47,8 +49,9 @@ def _cells(study: Study) -> Iterator[dict[str, Any]]:
             named = {"bias": bias, "staleness": staleness, "seed": seed}
             yield {"arm": TEACHER, "capacity": None, **named}
         for capacity in study.capacities:
-            for arm in study.arms:
-                for bias, staleness in [(None, None)] if arm in TWINS else teachers:
+            for arm in (*study.arms, *study.extras):
+                some = teachers[:1] if arm in study.extras else teachers
+                for bias, staleness in [(None, None)] if arm in TWINS else some:
                     named = {"bias": bias, "staleness": staleness, "seed": seed}
                     yield {"arm": arm, "capacity": capacity, **named}
 

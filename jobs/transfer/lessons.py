@@ -91,9 +91,7 @@ def lessons(
     category = rows.stream.categorical[:, FIELDS.index("category")].numpy()
     counts = torch.empty(len(at), 0)
     if means.counts is not None:
-        counts = rows.counts_at_start[
-            torch.from_numpy(rows.day[at]), torch.from_numpy(rows.user[at])
-        ]
+        counts = rows.cached_counts[place]
         if means.counts == "category":
             # Columns are window after window, by category; row 0 of a table is no category.
             width = (counts.shape[1] - 1) // len(study.windows)
@@ -108,8 +106,9 @@ def lessons(
             told = taught.logits[staleness][at].astype(np.float64) + shift
             teacher = torch.from_numpy(1 / (1 + np.exp(-told))).float()[:, None]
         if means.vector == "user":
-            codes = taught.user_vectors[staleness][rows.day[at], rows.user[at]]
-            vector = dequantise(torch.from_numpy(codes), 8)
+            vector = dequantise(torch.from_numpy(taught.user_vectors[staleness][at]), 8)
+        elif means.vector == "matched":
+            vector = torch.from_numpy(taught.matched[staleness][at])
         elif means.vector == "row":
             vector = dequantise(torch.from_numpy(taught.latents[staleness][at]), 4)
         if means.history is not None:

@@ -53,7 +53,7 @@ def lines_of(study: Study, cells: Sequence[dict[str, Any]]) -> list[Line]:
                         {"arm": arm, "capacity": capacity}
                         | ({"bias": None, "staleness": None} if arm in TWINS else with_teacher),
                     )
-                    for arm in study.arms
+                    for arm in (*study.arms, *study.extras)
                 }
                 named = (capacity, bias, staleness)
                 found.append(_line(*named, TEACHER, teachers, arms["raw"], teachers, {}))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from jobs.scaling.sizes import EVENT_FIELDS
-from jobs.scaling.stream import FIELDS, Stream, read_stream
+from jobs.scaling.stream import Stream, read_stream
 from jobs.simulation import DAY_MS, PRESETS
 from jobs.transfer.settings import Study
 
@@ -27,13 +27,11 @@ class Rows:
     user: np.ndarray
     """Users as numbers from 0, (rows,)."""
     num_users: int
-    user_rows: torch.Tensor
-    """Row of each user in the table of users, (users,)."""
     counts: torch.Tensor
     """Shares of each category among the user's latest actions before the row, for every window,
     and the logarithm of the number of actions, (rows, columns)."""
-    counts_at_start: torch.Tensor
-    """The same of every user at the start of every day, (days, users, columns)."""
+    cached_counts: torch.Tensor
+    """The same as it was when what is cached of users was last refreshed before the row."""
     digest: str
     """SHA-256 of labels, table indexes and true probabilities to six decimals."""
 
@@ -63,21 +61,20 @@ def read_rows(study: Study) -> Rows:
     sums = np.zeros((len(category) + 1, num_categories), np.int32)
     sums[np.arange(1, len(category) + 1), category] = 1
     np.cumsum(sums, axis=0, out=sums)
-    user_rows = torch.zeros(len(names), dtype=torch.int64)
-    user_rows[torch.from_numpy(user)] = stream.categorical[:, FIELDS.index("user")]
     # Events are by user and then by time: one search in a number that rises with both.
     day_us = DAY_MS * 1000
     span = study.num_days * day_us
     place = stream.event_users * span + stream.event_us.numpy() - origin_us
-    starts = [np.searchsorted(place, names * span + day * day_us) for day in range(study.num_days)]
+    refresh_us = study.refresh_hours * day_us // 24
+    refreshed = (row_us - origin_us) // refresh_us * refresh_us
+    cached_end = np.searchsorted(place, stream.users * span + refreshed)
     return Rows(
         stream=stream,
         day=(row_us - origin_us) // day_us,
         user=user,
         num_users=len(names),
-        user_rows=user_rows,
         counts=_counts(sums, stream.first_event, stream.end_event, study.windows),
-        counts_at_start=torch.stack([_counts(sums, starts[0], at, study.windows) for at in starts]),
+        cached_counts=_counts(sums, stream.first_event, cached_end, study.windows),
         digest=_digest(stream),
     )
 

@@ -62,9 +62,10 @@ def run_cells(
             pool.submit(_teach, seed): seed for seed in seeds if seed not in taught
         }
         while waiting or running:
+            # No more than keeps all busy, so that what comes first is not behind what was ready.
             ready = [c for c in waiting if _is_ready(c, taught, twins)]
-            waiting = [c for c in waiting if not _is_ready(c, taught, twins)]
-            for cell in ready:
+            for cell in ready[: max(1, num_workers + 2 - len(running))]:
+                waiting.remove(cell)
                 running[pool.submit(_run, cell, twins.get(_place(cell)))] = cell
             if not running:
                 return  # what is left waits for a teacher or a twin that ran out of time

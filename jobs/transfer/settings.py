@@ -20,6 +20,8 @@ Arm = Literal[
     "auxiliary",
     "adapter",
     "user_vector",
+    "matched",
+    "full_matched",
     "history_latest",
     "history",
     "full",
@@ -63,13 +65,18 @@ class Study(Settings):
         "user_vector",
         "history",
         "full",
+    )
+    """Arms that run with every teacher; `raw`, the twin, is needed by all others."""
+    extras: tuple[Arm, ...] = (
         "history_latest",
+        "matched",
+        "full_matched",
         "vectors_alone",
         "row_vector",
         "raw_counts",
         "raw_crossed",
     )
-    """Arms that run, in this order; `raw`, the twin, is needed by all others."""
+    """Arms that run with the first bias and staleness alone, after all others."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Of the initial weights of teacher and students; every seed has a teacher of its own."""
     weights: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -93,6 +100,9 @@ class Study(Settings):
     """Wukong layers of teachers."""
     windows: tuple[int, ...] = (8, 64, 512)
     """Latest actions of a user among which a teacher counts those of each category."""
+    refresh_hours: int = Field(default=24, ge=1, le=24)
+    """Hours between refreshes of what is cached of users, from midnight on: user vectors, and the
+    counts of students that have some."""
     history_length: int = Field(default=32, ge=1)
     """L: latest compressed activations of a user that a student reads the mean of."""
     pooling: Literal["mean", "din"] = "mean"
@@ -116,6 +126,10 @@ class Study(Settings):
             raise ValueError(
                 "trials, weights: every arm is tuned over as many; found "
                 f"{len(self.trials)} and {len(self.weights)}; give as many of both"
+            )
+        if 24 % self.refresh_hours:
+            raise ValueError(
+                f"refresh_hours: a divisor of 24; found {self.refresh_hours}; choose 1, 6 or 24"
             )
         if self.arms[:1] != ("raw",):
             raise ValueError(

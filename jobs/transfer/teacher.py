@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from jobs.scaling.stream import FIELDS
 from jobs.transfer.compression import Compressor
+from jobs.transfer.matching import Matcher
 from jobs.transfer.rows import Rows
 from jobs.transfer.settings import OutOfTime, Study
 from model.batch import Batch
@@ -21,6 +22,10 @@ from model.interaction.config import WukongConfig
 from model.optim import WeightAverage, build_optimizers
 from model.ranker import Ranker
 
+AD = ("ad", "campaign", "creative", "category")
+"""Columns that say what is shown."""
+CONTEXT = ("surface", "position", "device", "hour")
+"""Columns that say where and when an ad is shown."""
 _NUM_USER_TOKENS = 4
 _PRIOR_ROWS = 4_096
 _SCALE_ROWS = 20_000
@@ -40,7 +45,9 @@ class Taught:
     latents: dict[int, np.ndarray]
     """Compressed activations, INT4 in bytes, (rows, latents)."""
     user_vectors: dict[int, np.ndarray]
-    """Compressed user vectors at the start of each day, INT8, (days, users, latents)."""
+    """Compressed vectors of the rows' users as they were cached, INT8, (rows, latents)."""
+    matched: dict[int, np.ndarray]
+    """What cached vectors of user and ad, and the row's context, say together, (rows, latents)."""
     trained_until: dict[int, np.ndarray]
     """Last day that the snapshot behind a row's score has learnt, (rows,); -1 where none."""
 
@@ -58,17 +65,24 @@ class _Served:
         return output.logits[:, 0], output.representation
 
     @torch.no_grad()
-    def users(self, users: Tensor, counts: Tensor) -> Tensor:
+    def users(self, categorical: Tensor, counts: Tensor) -> Tensor:
         """What it knows of users apart from any candidate: their rows and tokens, (rows, U)."""
-        of = "feature_tokens."
-        own = {n.removeprefix(of): w for n, w in self.averages.items() if n.startswith(of)}
-        tokens = self.teacher.feature_tokens
+        of, tokens = "feature_tokens.dense_mlp.", self.teacher.feature_tokens
+        mlp = {n.removeprefix(of): w for n, w in self.averages.items() if n.startswith(of)}
         assert tokens.dense_mlp is not None
-        part = "dense_mlp."
-        mlp = {n.removeprefix(part): w for n, w in own.items() if n.startswith(part)}
         made = functional_call(tokens.dense_mlp, mlp, (tokens.normaliser(counts),))
-        rows = self.teacher.tables(self.teacher.config.fields[:1], users[:, None])[0]
-        return torch.cat([rows, made], dim=1)
+        return torch.cat([self._rows(categorical, ("user",)), made], dim=1)
+
+    @torch.no_grad()
+    def parts(self, categorical: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What it knows of users, of ads and of contexts, each alone."""
+        ad, context = (self._rows(categorical, names) for names in (AD, CONTEXT))
+        return self.users(categorical, counts), ad, context
+
+    def _rows(self, categorical: Tensor, names: tuple[str, ...]) -> Tensor:
+        fields = [f for f in self.teacher.config.fields if f.name in names]
+        columns = categorical[:, [FIELDS.index(field.name) for field in fields]]
+        return torch.cat(self.teacher.tables(fields, columns), dim=1)
 
 
 def teacher_config(study: Study, rows: Rows) -> RankerConfig:
@@ -118,37 +132,25 @@ def teach(
     Raises:
         OutOfTime: The deadline came first.
     """
-    taught = _nothing(study, rows)
-    columns = [rows.stream.categorical.to(device), rows.counts.to(device)]
-    domain, labels = rows.stream.domain.to(device), rows.stream.labels.to(device)
+    taught, read = _nothing(study, rows), _Columns(rows, device)
     config = teacher_config(study, rows)
     teacher = Ranker(config, seed).to(device)
     first_day = rows.first(1)
-    teacher.fit_normalisers(columns[1][: min(_SCALE_ROWS, first_day)])
+    teacher.fit_normalisers(read.counts[: min(_SCALE_ROWS, first_day)])
     teacher.set_prior(_prior(rows, min(_PRIOR_ROWS, first_day)))
     trial, size = study.teacher_trial, study.teacher_batch_size
     optimizers = build_optimizers(teacher, trial.lr_dense, trial.lr_sparse)
     average = WeightAverage(teacher, _AVERAGE_ROWS / size)
-    num_steps, warm_up = 0, _WARM_UP_RATIO * len(labels) / size
-    widths = config.representation_dim, config.width * (1 + _NUM_USER_TOKENS)
-    generator = torch.Generator().manual_seed(seed)
-    activation = Compressor(widths[0], study.latent_dim, 4, seed, device)
-    user = Compressor(widths[1], 2 * study.latent_dim, 8, seed, device)
-
-    user_rows = rows.user_rows.to(device)
-
-    def batch(low: int, high: int) -> Batch:
-        return Batch(columns[0][low:high], columns[1][low:high], domain[low:high])
-
+    num_steps, warm_up = 0, _WARM_UP_RATIO * len(read.labels) / size
+    evening = _Evening(study, config, read, seed)
     for day in range(study.num_days - 1):
-        low, high = rows.first(day), rows.first(day + 1)
-        for start in range(low, high, size):
+        end_of_day = rows.first(day + 1)
+        for low in range(rows.first(day), end_of_day, size):
             if time.time() > deadline:
                 raise OutOfTime
-            end = min(start + size, high)
-            loss = binary_cross_entropy_with_logits(
-                teacher(batch(start, end)).logits[:, 0], labels[start:end]
-            )
+            part = slice(low, min(low + size, end_of_day))
+            logits = teacher(read.batch(part)).logits[:, 0]
+            loss = binary_cross_entropy_with_logits(logits, read.labels[part])
             warm = min(1.0, (num_steps + 1) / warm_up)
             for optimizer, lr in zip(optimizers, (trial.lr_dense, trial.lr_sparse), strict=True):
                 optimizer.zero_grad()
@@ -162,24 +164,62 @@ def teach(
         if day + max(study.staleness) < study.first_day:
             continue
         served = _Served(teacher, average.averages)
-        sample = (low + torch.randperm(high - low, generator=generator)[:_NUM_SAMPLES]).to(device)
-        seen = Batch(columns[0][sample], columns[1][sample], domain[sample])
-        activation.learn(served.score(seen)[1])
-        user.learn(served.users(columns[0][sample, 0], columns[1][sample]))
+        evening.learn(served, rows.first(day), end_of_day)
         for staleness in study.staleness:
-            if not study.first_day <= day + staleness < study.num_days:
-                continue
-            first, end = rows.first(day + staleness), rows.first(day + staleness + 1)
-            taught.trained_until[staleness][first:end] = day
-            for start in range(first, end, _SCORED_ROWS):
-                part = slice(start, min(start + _SCORED_ROWS, end))
-                logits, activations = served.score(batch(part.start, part.stop))
-                taught.logits[staleness][part] = logits.cpu()
-                taught.latents[staleness][part] = activation.codes(activations)
-            counts = rows.counts_at_start[day + staleness].to(device)
-            vectors = served.users(user_rows, counts)
-            taught.user_vectors[staleness][day + staleness] = user.codes(vectors)
+            scored = day + staleness
+            if study.first_day <= scored < study.num_days:
+                span = rows.first(scored), rows.first(scored + 1)
+                taught.trained_until[staleness][slice(*span)] = day
+                evening.tell(served, taught, staleness, *span)
     return taught
+
+
+class _Columns:
+    """The rows' columns where the teacher learns."""
+
+    def __init__(self, rows: Rows, device: torch.device) -> None:
+        self.categorical = rows.stream.categorical.to(device)
+        self.counts, self.cached = rows.counts.to(device), rows.cached_counts.to(device)
+        self.domain, self.labels = rows.stream.domain.to(device), rows.stream.labels.to(device)
+        self.device = device
+
+    def batch(self, at: slice | Tensor) -> Batch:
+        """Some rows as the teacher reads them."""
+        return Batch(self.categorical[at], self.counts[at], self.domain[at])
+
+
+class _Evening:
+    """What is made of a teacher every evening, and what that tells of a later day."""
+
+    def __init__(self, study: Study, config: RankerConfig, read: _Columns, seed: int) -> None:
+        self.read, self.domain, device = read, study.domain, read.device
+        width, user_dim = config.width, config.width * (1 + _NUM_USER_TOKENS)
+        self.activation = Compressor(config.representation_dim, study.latent_dim, 4, seed, device)
+        self.user = Compressor(user_dim, 2 * study.latent_dim, 8, seed, device)
+        dims = user_dim, len(AD) * width, len(CONTEXT) * width, 2 * study.latent_dim
+        self.matcher = Matcher(*dims, seed=seed, device=device)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def learn(self, served: _Served, low: int, high: int) -> None:
+        """Go on learning how to compress, from a sample of a day's rows."""
+        chosen = torch.randperm(high - low, generator=self.generator)[:_NUM_SAMPLES]
+        sample = (low + chosen).to(self.read.device)
+        self.activation.learn(served.score(self.read.batch(sample))[1])
+        self.user.learn(served.users(self.read.categorical[sample], self.read.counts[sample]))
+        own = sample[self.read.domain[sample] == self.domain]
+        parts = served.parts(self.read.categorical[own], self.read.counts[own])
+        self.matcher.learn(*parts, served.score(self.read.batch(own))[0])
+
+    def tell(self, served: _Served, taught: Taught, staleness: int, low: int, high: int) -> None:
+        """Score rows, and compress what the snapshot makes of them and of their users."""
+        for start in range(low, high, _SCORED_ROWS):
+            part = slice(start, min(start + _SCORED_ROWS, high))
+            logits, activations = served.score(self.read.batch(part))
+            taught.logits[staleness][part] = logits.cpu()
+            taught.latents[staleness][part] = self.activation.codes(activations)
+            user, ad, context = served.parts(self.read.categorical[part], self.read.cached[part])
+            taught.user_vectors[staleness][part] = self.user.codes(user)
+            taught.matched[staleness][part] = self.matcher.matched(user, ad, context)
 
 
 def _prior(rows: Rows, count: int) -> Tensor:
@@ -191,10 +231,11 @@ def _prior(rows: Rows, count: int) -> Tensor:
 
 
 def _nothing(study: Study, rows: Rows) -> Taught:
-    num, users = len(rows.day), (study.num_days, rows.num_users)
+    num = len(rows.day)
     return Taught(
         {s: np.full(num, np.nan, np.float32) for s in study.staleness},
         {s: np.zeros((num, study.latent_dim), np.int8) for s in study.staleness},
-        {s: np.zeros((*users, 2 * study.latent_dim), np.int8) for s in study.staleness},
+        {s: np.zeros((num, 2 * study.latent_dim), np.int8) for s in study.staleness},
+        {s: np.zeros((num, 2 * study.latent_dim), np.float32) for s in study.staleness},
         {s: np.full(num, -1, np.int64) for s in study.staleness},
     )

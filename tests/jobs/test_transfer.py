@@ -39,6 +39,7 @@ TINY = {
     "trials": [{"lr_dense": 1e-3, "lr_sparse": 0.03}, {"lr_dense": 3e-3, "lr_sparse": 0.1}],
     "latent_dim": 4,
     "history_length": 3,
+    "extras": [],
 }
 CPU = torch.device("cpu")
 
@@ -87,14 +88,13 @@ def test_counts_are_those_of_the_latest_actions_before_the_row(rows):
         assert np.allclose(found, [*np.concatenate(expected), np.log1p(len(own))], atol=1e-6)
 
 
-def test_counts_at_the_start_of_a_day_know_nothing_of_it(rows):
+def test_cached_counts_know_nothing_of_the_day(rows):
     for row in np.flatnonzero(rows.day == 2)[[0, 400, 999]]:
-        user = rows.user[row]
         before = (rows.stream.event_users == rows.stream.users[row]) & (
             rows.stream.event_us.numpy() // 86_400_000_000
             < rows.stream.row_us[row].item() // 86_400_000_000
         )
-        assert rows.counts_at_start[2, user, -1] == pytest.approx(np.log1p(before.sum()))
+        assert rows.cached_counts[row, -1] == pytest.approx(np.log1p(before.sum()))
 
 
 def test_a_score_comes_from_a_snapshot_that_has_learnt_nothing_of_its_day(rows, taught):
@@ -109,11 +109,10 @@ def test_no_label_of_a_day_changes_what_is_told_of_it_or_before(rows, taught):
     labels[torch.from_numpy(changed)] = 1 - labels[torch.from_numpy(changed)]
     other = teach(study(), replace(rows, stream=replace(rows.stream, labels=labels)), 0, CPU)
     before = (rows.day >= 1) & (rows.day <= 2)
-    for name in ("logits", "latents"):
+    for name in ("logits", "latents", "user_vectors", "matched"):
         told, now = getattr(taught, name)[1], getattr(other, name)[1]
         assert np.array_equal(told[before], now[before])
         assert not np.array_equal(told[rows.day == 3], now[rows.day == 3])
-    assert np.array_equal(taught.user_vectors[1][1:3], other.user_vectors[1][1:3])
 
 
 def test_a_score_that_is_not_out_of_sample_is_fatal(rows, taught):
@@ -235,6 +234,7 @@ def test_arms_of_different_seeds_are_not_compared():
         ({"staleness": [1, 2]}, r"staleness: .*from 1 to first_day \(1\); found \[1, 2\]"),
         ({"first_day": 2}, "first_day: a student needs a day to learn .* found 2"),
         ({"weights": [1.0]}, "trials, weights: every arm is tuned over as many; found 2 and 1"),
+        ({"refresh_hours": 5}, "refresh_hours: a divisor of 24; found 5"),
         ({"arms": ["kd", "raw"]}, r"arms: the twin 'raw' comes first; found \['kd', 'raw'\]"),
         ({"wieghts": [1.0]}, "unknown key wieghts; did you mean 'weights'"),
     ],
