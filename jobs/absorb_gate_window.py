@@ -113,7 +113,7 @@ def _absorb_student(
         held = load_checkpoint(source)
         distilled = source == judged
         card = student_card(config, plan, reader, Trial(**held.card.trial), distilled=distilled)
-        card, learner = trainee.from_checkpoint(card, plan.settings.training, held)
+        card, learner = trainee.from_checkpoint(card, plan.settings.training, held, reader.device)
         learner.watched = watched if distilled else None
         card, _ = trainee.train(card, learner, reader, [gate])
         trainee.save(target, card, learner)

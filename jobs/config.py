@@ -125,6 +125,8 @@ class Resources(Settings):
     """Training workers of the teacher."""
     worker_threads: int = Field(default=1, ge=1)
     """Torch threads per worker, and of a student's process."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where models train and score; with `cuda` every worker of the teacher has its own GPU."""
     mlflow_uri: str | None = None
     """MLflow tracking and registry store; SQLite below the home if left out."""
     max_failures: int = Field(default=2, ge=0)

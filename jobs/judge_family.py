@@ -19,7 +19,7 @@ from jobs import tracking
 from jobs.command import JobSummary, main, write_json
 from jobs.config import RunConfig
 from jobs.errors import GateFailed
-from jobs.family import TWIN, stage_folder, teacher_name
+from jobs.family import TWIN, opponent_folder, stage_folder, teacher_name
 from jobs.fit_baselines import read_baselines
 from jobs.gating import gate as hold
 from jobs.gating import model_frames
@@ -91,6 +91,10 @@ class _Pool:
         self.twin = np.full(shape, np.nan, np.float32)
         self.beside = read_baselines(config, reader, self.gate)
         self.champions = 0
+        earlier = opponent_folder(config, teacher_name(config))
+        self._earlier_teacher = (
+            None if earlier is None else predict(load_model(earlier), reader, self.gate.rows)
+        )
 
     def add(
         self, plan: StudentPlan, rows: np.ndarray, predictions: dict[str, np.ndarray], opponent: str
@@ -101,6 +105,13 @@ class _Pool:
         self.champions += opponent == "champion"
         for target, key in ((self.model, "model"), (self.opponent, opponent), (self.twin, "twin")):
             target[at[:, None], columns] = predictions[key]
+
+    def earlier_teacher(self, plan: StudentPlan, rows: np.ndarray) -> np.ndarray | None:
+        """What the opponent's teacher says of a student's rows and tasks; None without one."""
+        if self._earlier_teacher is None:
+            return None
+        columns = [self.tasks.index(task) for task in plan.tasks]
+        return self._earlier_teacher[np.searchsorted(self.gate.rows, rows)][:, columns]
 
     def records(self) -> list[dict[str, Any]]:
         """The family's figures over all its rows."""
@@ -139,13 +150,18 @@ def _judge_student(
     )
     for record in records:
         record["slice_kind"], record["slice"] = plan.kind, plan.vertical or plan.domain
+    earlier = pool.earlier_teacher(plan, gate.rows)
+    if earlier is not None:
+        predictions["earlier_teacher"] = earlier
     twins = compare_twin(plan.name, plan.tasks, gate, predictions, config.gates)
     curves = reliability(plan.name, plan.tasks, gate, predictions, opponent)
     log_figures(config, plan.name, records)
     child = tracking.find_child(config, plan.name)
     for twin in twins:
-        figures = {k: twin[k] for k in ("twin_value", "eta", "ne_twin", "ne_teacher")}
+        figures = {k: twin[k] for k in ("twin_value", "eta", "tr", "ne_twin", "ne_teacher")}
         child.metrics({f"distillation/{k}_{twin['task']}": v for k, v in figures.items()})
+    beside = tracking.find_child(config, f"{plan.name}-{TWIN}")
+    beside.metrics({f"gate/ne_{twin['task']}": twin["ne_twin"] for twin in twins})
     child.figure(plots.reliability(curves), "reliability.png")
     return records, twins, curves
 

@@ -166,19 +166,27 @@ def parent_run(config: RunConfig) -> Run:
 
 
 @contextmanager
-def child_run(config: RunConfig, name: str, kind: str) -> Iterator[Run]:
-    """A fresh run for a model, below the retrain's, in place of one that an earlier try left."""
+def child_run(config: RunConfig, name: str, kind: str, below: Run | None = None) -> Iterator[Run]:
+    """A fresh run for a model, in place of one that an earlier try left.
+
+    Args:
+        config: The run's configuration.
+        name: Of the model.
+        kind: `teacher`, `domain` or `vertical`, or one of the latter two with `_twin`.
+        below: The run that it belongs to; the retrain's if None.
+    """
     client = _client(config, config.home)
     experiment = _experiment(client, config, config.home)
+    job = "train_teacher" if kind == "teacher" else f"train_{kind.removesuffix('_twin')}_student"
     for earlier in _children(client, experiment, config, name):
         _replace(client, earlier)
     tags = {
-        "mlflow.parentRunId": config.run.mlflow_run,
+        "mlflow.parentRunId": config.run.mlflow_run if below is None else below.id,
         RUN_TAG: config.run.run_id,
         MODEL_TAG: name,
         "kind": kind,
         "day": config.plan.day.isoformat(),
-        **_origin(f"train_{kind}" if kind == "teacher" else f"train_{kind}_student"),
+        **_origin(job),
     }
     run = client.create_run(experiment, run_name=name, tags=tags)
     try:
@@ -382,9 +390,7 @@ def _origin(job: str) -> dict[str, str]:
 
 
 def _children(client: MlflowClient, experiment: str, config: RunConfig, name: str) -> list[str]:
-    query = (
-        f"tags.`mlflow.parentRunId` = '{config.run.mlflow_run}' AND tags.`{MODEL_TAG}` = '{name}'"
-    )
+    query = f"tags.`{RUN_TAG}` = '{config.run.run_id}' AND tags.`{MODEL_TAG}` = '{name}'"
     return [run.info.run_id for run in client.search_runs([experiment], query)]
 
 

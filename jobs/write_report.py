@@ -17,6 +17,7 @@ from jobs import tracking
 from jobs.command import JobSummary, log, main
 from jobs.config import RunConfig
 from jobs.report import notes
+from jobs.report.cards import model_card
 from jobs.report.facts import Facts, gather
 from jobs.report.page import render
 from jobs.report.summary import summarise
@@ -58,7 +59,7 @@ def _record(facts: Facts, paths: list[Path]) -> None:
     config = facts.config
     for model in facts.members:
         if model.learnt is not None:
-            about, note = notes.model_about(facts, model), notes.model_note(facts, model)
+            about, note = notes.model_about(facts, model), model_card(facts, model)
             versions = list(model.versions.values())
             tracking.describe_model(config, model.name, about, note, versions)
     parent = tracking.parent_run(config)

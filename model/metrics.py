@@ -258,26 +258,70 @@ def transfer_ratio(
 ) -> TransferRatio:
     """Share of the teacher's gain over the undistilled twin that reached the student.
 
-    TR = (NE_twin − NE_student) / (NE_twin − NE_teacher)
+    η = (NE_twin − NE_student) / (NE_twin − NE_teacher)
 
-    Paper: Rec-Distill (arXiv 2605.29755), eta; LoopFM (arXiv 2605.29280) divides by the teacher's
-        gain between versions instead.
+    Paper: Rec-Distill (arXiv 2605.29755), eta.
     Differs: refused where the teacher's gain is under 5 standard errors: the ratio is then noise.
     """
+    gained = (p_twin, p_student, p_twin, p_teacher)
+    what = "the teacher's gain over the twin"
+    return _ratio_of_gains(labels, gained, what, users, num_resamples, seed)
+
+
+def transfer_between_versions(
+    labels: np.ndarray,
+    p_students: tuple[np.ndarray, np.ndarray],
+    p_teachers: tuple[np.ndarray, np.ndarray],
+    users: np.ndarray,
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> TransferRatio:
+    """Share of what a teacher gained between two versions that its student gained as well.
+
+    TR = (NE_student,1 − NE_student,2) / (NE_teacher,1 − NE_teacher,2)
+
+    Paper: LoopFM (arXiv 2605.29280), transfer ratio.
+    Differs: refused where the teacher's gain is under 5 standard errors, or where it lost.
+
+    Args:
+        labels: 0 or 1.
+        p_students: Probabilities of the earlier and of the later student.
+        p_teachers: Those of the teachers that taught them.
+        users: User of each row.
+        num_resamples: Bootstrap resamples of users.
+        seed: Of the resampling.
+    """
+    what = "the teacher's gain over its earlier version"
+    gained = (*p_students, *p_teachers)
+    return _ratio_of_gains(labels, gained, what, users, num_resamples, seed)
+
+
+def _ratio_of_gains(
+    labels: np.ndarray,
+    probabilities: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    what: str,
+    users: np.ndarray,
+    num_resamples: int,
+    seed: int,
+) -> TransferRatio:
+    """The second's NE below the first's over the fourth's below the third's."""
 
     def gains(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        num_rows, positives, twin, student, teacher = sums
-        return _ne(num_rows, positives, twin - student), _ne(num_rows, positives, twin - teacher)
+        num_rows, positives, *losses = sums
+        ours, theirs = losses[0] - losses[1], losses[2] - losses[3]
+        return _ne(num_rows, positives, ours), _ne(num_rows, positives, theirs)
 
-    columns = _loss_columns(labels, p_twin, p_student, p_teacher)
+    columns = _loss_columns(labels, *probabilities)
     draws = gains(user_bootstrap(users, columns, num_resamples, seed).T)
     value = gains(columns.sum(0))
     error = np.std(draws[1])
     # Draws of a single user are all alike up to rounding: their error is no error.
     if not 1e-12 < MIN_STANDARD_ERRORS * error <= value[1]:
-        rule = f"the teacher's gain must be at least {MIN_STANDARD_ERRORS:g} standard errors"
-        found = f"found {value[1]:.6f} NE over the twin, standard error {error:.6f}"
-        return TransferRatio(None, None, None, f"{rule}; {found}")
+        rule = f"{what} must be at least {MIN_STANDARD_ERRORS:g} standard errors"
+        return TransferRatio(
+            None, None, None, f"{rule}; found {value[1]:.6f} NE, standard error {error:.6f}"
+        )
     return TransferRatio(*_interval(_ratio(*value), _ratio(*draws)), None)
 
 

@@ -85,7 +85,13 @@ TWINS: Columns = {
     "twin_high": "upper end of its 95 % interval",
     "twin_joint_low": "lower end of the intervals that hold for all judged rows at once, 95 %",
     "eta": "transfer ratio: share of the teacher's gain over the twin that the student keeps",
+    "eta_low": "lower end of its 95 % interval",
+    "eta_high": "upper end of its 95 % interval",
     "eta_reason": "why the transfer ratio is undefined; empty where it is defined",
+    "tr": "share of the teacher's gain over its earlier version that the student gained as well",
+    "tr_low": "lower end of its 95 % interval",
+    "tr_high": "upper end of its 95 % interval",
+    "tr_reason": "why that share is undefined; empty where it is defined",
 }
 """Gate 4 `family`, part `twins`: one row per distilled student and task."""
 

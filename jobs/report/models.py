@@ -67,6 +67,23 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """A transfer ratio with its 95 % interval; NaN where it is undefined, and then why."""
+
+    value: float
+    low: float
+    high: float
+    reason: str
+
+    @property
+    def told(self) -> str:
+        """Its interval, or why there is none."""
+        if self.reason:
+            return self.reason
+        return f"95 %: {self.low:.2f} to {self.high:.2f}"
+
+
+@dataclass(frozen=True)
 class Gain:
     """What distillation gave a student in one task."""
 
@@ -76,9 +93,10 @@ class Gain:
     judged: bool
     versus: Interval
     """NE over the twin's NE, minus one."""
-    eta: float
-    eta_reason: str
-    """Why eta is undefined."""
+    eta: Ratio
+    """Share of the teacher's gain over the twin that arrived."""
+    tr: Ratio
+    """Share of the teacher's gain over its earlier version that the student gained as well."""
 
 
 @dataclass(frozen=True)
@@ -246,9 +264,14 @@ def _gain(row: Mapping[str, Any]) -> Gain:
         positives=int(row["positives"]),
         judged=bool(row["judged"]),
         versus=_interval(row, "twin"),
-        eta=number(row.get("eta")),
-        eta_reason=row.get("eta_reason") or "",
+        eta=_ratio(row, "eta"),
+        tr=_ratio(row, "tr"),
     )
+
+
+def _ratio(row: Mapping[str, Any], name: str) -> Ratio:
+    value, low, high = (number(row.get(key)) for key in (name, f"{name}_low", f"{name}_high"))
+    return Ratio(value, low, high, row.get(f"{name}_reason") or "")
 
 
 def _curve(row: Mapping[str, Any]) -> Curve:

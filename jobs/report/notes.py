@@ -56,12 +56,12 @@ def run_note(facts: Facts) -> str:
     plan, zone = config.plan, config.contract.time_zone
     window = f"{figures.moment(plan.gate_start, zone)} to {figures.moment(plan.gate_end, zone)}"
     lines = [
-        f"**{outcome.sentence}** {_escape(outcome.reason)}",
-        *(f"\n{_escape(remark)}" for remark in facts.remarks),
+        f"**{outcome.sentence}** {escape(outcome.reason)}",
+        *(f"\n{escape(remark)}" for remark in facts.remarks),
         "",
         f"Retrain of the family `{config.family}` on {plan.day}, judged on {window} {zone}.",
         "",
-        *_table(facts.models),
+        *figures_table(facts.models),
         "",
         "Gates: " + ", ".join(f"{gate.number} {gate.name} {gate.state}" for gate in facts.gates),
         "",
@@ -100,15 +100,8 @@ def model_about(facts: Facts, model: Model) -> str:
     )
 
 
-def model_note(facts: Facts, model: Model) -> str:
-    """How a model fared in the run."""
-    lines = [f"{facts.outcome.sentence} Retrained on {facts.config.plan.day}."]
-    if model.overall:
-        lines += ["", *_table([model])]
-    return "\n".join(lines)
-
-
-def _table(models: Sequence[Model]) -> list[str]:
+def figures_table(models: Sequence[Model]) -> list[str]:
+    """Lines of a table of models' figures on the gate window."""
     rows = [row for model in models for row in _rows(model)]
     if not rows:
         return ["No model was judged."]
@@ -131,9 +124,9 @@ def _rows(model: Model) -> Iterator[str]:
             figures.decimal(record.own["calibration"].value, 3),
             "" if gain is None else figures.change(gain.versus.value),
         ]
-        yield f"| {' | '.join(_escape(cell) for cell in cells)} |"
+        yield f"| {' | '.join(escape(cell) for cell in cells)} |"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text in which Markdown sees no emphasis and no cell border."""
     return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")

@@ -98,7 +98,13 @@ def render(facts: Facts) -> str:
             tree=family_tree(facts.models) if members else None,
             comparisons=compared,
             distilled=any(c.gain is not None for c in compared),
-            why_eta=[c for c in compared if c.gain is not None and c.gain.eta_reason],
+            why_undefined=[
+                (c, name, ratio.reason)
+                for c in compared
+                if c.gain is not None
+                for name, ratio in (("eta", c.gain.eta), ("TR", c.gain.tr))
+                if ratio.reason
+            ],
             standing=charts.standing,
             arrivals=charts.arrivals_chart(facts.data.arrivals),
             rates=_rates(config, facts.data),

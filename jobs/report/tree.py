@@ -122,8 +122,8 @@ def _draw_task(drawing: Drawing, model: Model, record: Record, x: float, y: floa
         low, high = (figures.change(v, digits).removesuffix(" %") for v in interval[1:])
         drawing.text((right, y + 20), f"{low} to {high}", "soft tiny", "end")
     if gain:
-        eta = figures.decimal(gain.eta, 2)
-        drawing.text((x + _ETA, y + 10), eta, "number soft", "end", gain.eta_reason)
+        eta = figures.decimal(gain.eta.value, 2)
+        drawing.text((x + _ETA, y + 10), eta, "number soft", "end", gain.eta.told)
 
 
 def _rows(model: Model) -> str:

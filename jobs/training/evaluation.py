@@ -194,12 +194,14 @@ def compare_twin(
         model: Registered name.
         tasks: The student's tasks.
         gate: Its rows.
-        predictions: Probabilities of `model`, `twin` and `teacher`.
+        predictions: Probabilities of `model`, `twin` and `teacher`; of `champion` and
+            `earlier_teacher` where both models have earlier versions.
         limits: As for `judge`.
 
     Returns:
         A record per task: the NE difference to the twin relative to the twin's NE (negative is
-        better), and eta, the share of the teacher's gain that arrived, or why it is undefined.
+        better); eta, the share of the teacher's gain over the twin that arrived; and tr, that of
+        its gain over its earlier version; or why these are undefined.
     """
     records = []
     for t, task in enumerate(tasks):
@@ -209,6 +211,13 @@ def compare_twin(
         twin, own, draws = p["twin"], p["model"], limits.num_resamples
         gain = metrics.bootstrap_ne_difference(y, own, twin, users, num_resamples=draws)
         eta = metrics.transfer_ratio(y, twin, own, p["teacher"], users, num_resamples=draws)
+        tr = _FIRST_VERSION
+        if "champion" in p and "earlier_teacher" in p:
+            students = (p["champion"], own)
+            teachers = (p["earlier_teacher"], p["teacher"])
+            tr = metrics.transfer_between_versions(
+                y, students, teachers, users, num_resamples=draws
+            )
         positives = int(y.sum())
         enough = at.sum() >= limits.min_slice_rows and positives >= limits.min_slice_positives
         records.append(
@@ -224,11 +233,23 @@ def compare_twin(
                 "ne": metrics.ne(y, p["model"]),
                 "ne_twin": metrics.ne(y, p["twin"]),
                 "ne_teacher": metrics.ne(y, p["teacher"]),
-                "eta": np.nan if eta.value is None else eta.value,
-                "eta_reason": eta.reason or "",
+                **_ratio("eta", eta),
+                **_ratio("tr", tr),
             }
         )
     return records
+
+
+_FIRST_VERSION = metrics.TransferRatio(
+    None, None, None, "it takes an earlier version of both teacher and student; found none"
+)
+
+
+def _ratio(name: str, found: metrics.TransferRatio) -> dict[str, Any]:
+    """A ratio with its interval, NaN where it is undefined, and then why."""
+    values = {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    numbers = {key: np.nan if value is None else value for key, value in values.items()}
+    return {**numbers, f"{name}_reason": found.reason or ""}
 
 
 def with_joint_bounds(twins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -44,14 +44,18 @@ class Progress:
         """Add a batch that has been predicted and not yet learnt."""
         z, y = logits.detach().double(), labels.double().nan_to_num(0.0)
         loss = nn.functional.binary_cross_entropy_with_logits(z, y, reduction="none")
-        self.num_rows += mask.double().sum(0)
-        self.positives += (y * mask).sum(0)
-        self.loss += (loss * mask).sum(0)
-        self.predicted += (torch.sigmoid(z) * mask).sum(0)
+        each = torch.stack([mask.double(), y * mask, loss * mask, torch.sigmoid(z) * mask])
+        sums = each.sum(1).to(self.num_rows.device)
+        for total, more in zip(self.parts(), sums, strict=True):
+            total.add_(more)
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The sums, in the order of `stacked`."""
+        return self.num_rows, self.positives, self.loss, self.predicted
 
     def stacked(self) -> Tensor:
         """All sums as one tensor, for adding over workers."""
-        return torch.stack([self.num_rows, self.positives, self.loss, self.predicted])
+        return torch.stack(self.parts())
 
     def ne(self) -> list[float]:
         """Normalised entropy per task; NaN where undefined."""
@@ -152,8 +156,8 @@ class Learner:
         self.bare.eval()
         output = functional_call(self.bare, self.average.averages, (piece.batch,))
         self.bare.train()
-        counts = piece.mask.any(dim=1).numpy()
-        probabilities = torch.sigmoid(output.logits).numpy()
+        counts = piece.mask.any(dim=1).cpu().numpy()
+        probabilities = torch.sigmoid(output.logits).cpu().numpy()
         self.watched.append((piece.rows[counts], probabilities[counts]))
 
     def _check_finite(self, what: str, value: Tensor, piece: Piece) -> None:

@@ -88,7 +88,9 @@ def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, Segment
             },
             torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(
-                num_workers=resources.num_workers, resources_per_worker={"CPU": 1}
+                num_workers=resources.num_workers,
+                use_gpu=resources.device == "cuda",
+                resources_per_worker={"CPU": 1},
             ),
             run_config=RayRun(
                 name=job.name,
@@ -199,7 +201,7 @@ def worker(options: dict[str, Any]) -> None:
     else:
         checkpoint = load_checkpoint(Path(held.path))
         card, learner = trainee.from_checkpoint(
-            job.card(config, reader), config.teacher, checkpoint
+            job.card(config, reader), config.teacher, checkpoint, reader.device
         )
         first, skip = card.position["segment"], card.position["step"]
         log.info("teacher: resumes at segment %d, batch %d", first, skip)

@@ -32,6 +32,23 @@ class Piece:
     window: Tensor | None = None
     """Window of each label, the longest last; None where labels have one window each."""
 
+    def to(self, device: str) -> Piece:
+        """The same rows with every tensor on a device."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return Piece(
+            rows=self.rows,
+            batch=self.batch.map(lambda tensor: tensor.to(device)),
+            labels=self.labels.to(device),
+            mask=self.mask.to(device),
+            num_labels=self.num_labels.to(device),
+            teacher=moved(self.teacher),
+            num_scores=moved(self.num_scores),
+            window=moved(self.window),
+        )
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -54,6 +71,8 @@ class Reader:
     """Whether the model reads vectors of content."""
     zipper: bool = False
     """Whether labels are learnt under the windows that their impressions were assigned."""
+    device: str = "cpu"
+    """Where the model is, and so where its batches go."""
 
     def rows(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         """Rows with a label that matured in a segment, in time order, and which labels did."""
@@ -132,7 +151,7 @@ class Reader:
                 # Fewer rows than workers: this one takes part with a row that counts for nothing.
                 taken, mask = rows[whole][:1], np.zeros_like(masks[whole][:1])
             windows = self.windows(taken)
-            yield Piece(
+            piece = Piece(
                 rows=taken,
                 batch=_in_vocabulary(self.batch(taken), self.packed.spec),
                 labels=torch.from_numpy(self.labels(taken)),
@@ -142,6 +161,7 @@ class Reader:
                 num_scores=None if scored is None else _counts(masks[whole] & scored),
                 window=None if windows is None else torch.from_numpy(windows),
             )
+            yield piece if self.device == "cpu" else piece.to(self.device)
 
 
 def _in_vocabulary(batch: Batch, spec: InputSpec) -> Batch:

@@ -40,12 +40,13 @@ def predict(model: Ranker | Student, reader: Reader, rows: np.ndarray) -> np.nda
     Returns:
         float32, rows x tasks of the model.
     """
-    ranker = model.ranker if isinstance(model, Student) else model
+    ranker = (model.ranker if isinstance(model, Student) else model).to(reader.device)
     parts = [np.zeros((0, len(ranker.config.tasks)), np.float32)]
     with torch.inference_mode():
         for low in range(0, len(rows), _ROWS_PER_BATCH):
             batch = _as_known(reader.batch(rows[low : low + _ROWS_PER_BATCH]), ranker.config)
-            parts.append(torch.sigmoid(ranker(batch).logits).numpy())
+            batch = batch.map(lambda tensor: tensor.to(reader.device))
+            parts.append(torch.sigmoid(ranker(batch).logits).cpu().numpy())
     return np.concatenate(parts)
 
 

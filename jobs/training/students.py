@@ -130,6 +130,7 @@ def student_reader(
         whole_timelines=network.upstream is not None,
         content=network.content,
         zipper=network.zipper,
+        device=config.resources.device,
     )
 
 
@@ -182,6 +183,8 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         registered, _ = tracking.register(mlflow_run, plan.name, judged, "judged", tags)
         tracking.set_challenger(mlflow_run, plan.name, registered)
         mlflow_run.metrics({"student_ne": student.ne, "twin_ne": twin.ne}, step=0)
+        with tracking.child_run(config, *_twin_run(plan), below=mlflow_run) as twin_run:
+            tracking.log_training(twin_run, config, twin.card, training, packed, twin.results)
     return JobSummary(
         job=f"train_{plan.kind}_student",
         part=plan.vertical or plan.domain,
@@ -203,6 +206,11 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
         },
         mlflow_run=mlflow_run.id,
     )
+
+
+def _twin_run(plan: StudentPlan) -> tuple[str, str]:
+    """Name and kind of the MLflow run of a student's twin."""
+    return f"{plan.name}-{TWIN}", f"{plan.kind}_{TWIN}"
 
 
 def student_card(

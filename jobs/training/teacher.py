@@ -103,4 +103,5 @@ def teacher_reader(config: RunConfig, packed: Packed) -> Reader:
         whole_timelines=network.upstream is not None,
         content=network.content,
         zipper=network.zipper,
+        device=config.resources.device,
     )

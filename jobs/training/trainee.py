@@ -125,10 +125,12 @@ def fresh(
     model.set_prior(torch.stack(rates) if reader.num_windows > 1 else rates[0])
     steps = sum(reader.num_steps(segment) for segment in segments)
     card = replace(card, warmup_steps=int(training.warmup_ratio * steps))
-    return card, _learner(card, training, model)
+    return card, _learner(card, training, model.to(reader.device))
 
 
-def from_checkpoint(card: Card, training: Training, checkpoint: Checkpoint) -> tuple[Card, Learner]:
+def from_checkpoint(
+    card: Card, training: Training, checkpoint: Checkpoint, device: str
+) -> tuple[Card, Learner]:
     """A model that goes on from a checkpoint, its tables grown to the card's vocabulary.
 
     Raises:
@@ -145,7 +147,7 @@ def from_checkpoint(card: Card, training: Training, checkpoint: Checkpoint) -> t
     )
     model = build_model(card, training.seed)
     model.load_state_dict(held.weights)
-    learner = _learner(card, training, model)
+    learner = _learner(card, training, model.to(device))
     learner.optimizers.dense.load_state_dict(held.dense_state)
     learner.optimizers.sparse.load_state_dict(held.sparse_state)
     for name, average in learner.average.averages.items():
@@ -169,7 +171,7 @@ def start(
     if parent is None:
         return fresh(card, training, reader, segments)
     held = load_checkpoint(parent)
-    card, learner = from_checkpoint(card, training, held)
+    card, learner = from_checkpoint(card, training, held, reader.device)
     rows = {table.name: table.num_rows for table in held.card.ranker_config.tables}
     reassigned = reader.packed.reassigned_tables(rows, held.card.table_digests)
     if reassigned:

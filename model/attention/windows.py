@@ -9,7 +9,9 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 NUM_BUCKETS = 8
-"""Parts of the blocks of queries, by number of keys, that share one padded length on a CPU."""
+"""Most parts of the blocks of queries, by number of keys, that share a padded length on a CPU."""
+SCORES_PER_BUCKET = 32_768
+"""Padded scores, about, that are worth a bucket of their own: of fewer, its calls cost more."""
 QUERIES_PER_BLOCK = 256
 """Most queries of a group that share one block: the keys of a block are those that one reads."""
 
@@ -85,9 +87,11 @@ class Windows:
         order = num_keys.argsort(stable=True)
         if len(order) == 0:
             return []
+        scores = len(order) * int(num_queries.max()) * int(num_keys.max())
+        num_buckets = min(NUM_BUCKETS, 1 + scores // SCORES_PER_BUCKET)
         return [
             self._bucket(first_query[at], num_queries[at], first[at], num_keys[at])
-            for at in order.split(-(-len(order) // NUM_BUCKETS))
+            for at in order.split(-(-len(order) // num_buckets))
         ]
 
     def _blocks(

@@ -57,6 +57,13 @@ def test_attention_and_its_gradients_equal_dense_attention(windows, queries_per_
         assert_equals_dense_attention(windows)
 
 
+@given(windows=windows())
+@settings(deadline=None, max_examples=25)
+def test_buckets_of_few_scores_equal_dense_attention(windows):
+    with mock.patch.object(windows_module, "SCORES_PER_BUCKET", 1):
+        assert_equals_dense_attention(windows)
+
+
 def assert_equals_dense_attention(windows):
     inputs = [x.requires_grad_() for x in make_inputs(windows)]
     actual = attend(*inputs, windows)

@@ -248,6 +248,22 @@ def test_student_equal_to_teacher_or_twin_transfers_all_or_nothing():
     assert metrics.transfer_ratio(labels, twin, twin, teacher, users).value == 0.0
 
 
+def test_transfer_between_versions_divides_the_gains_of_both():
+    labels, good, bad, users = make_rows(num_rows=4000)
+    teachers, students = (bad, good), (bad, (good + bad) / 2)
+    ratio = metrics.transfer_between_versions(labels, students, teachers, users)
+    gains = [metrics.ne(labels, a) - metrics.ne(labels, b) for a, b in (students, teachers)]
+    assert ratio.value == pytest.approx(gains[0] / gains[1])
+    assert ratio.low < ratio.value < ratio.high
+
+
+def test_transfer_between_versions_of_a_teacher_that_lost_is_refused():
+    labels, good, bad, users = make_rows(num_rows=400)
+    ratio = metrics.transfer_between_versions(labels, (bad, good), (good, bad), users)
+    assert ratio.value is None
+    assert "over its earlier version must be" in ratio.reason
+
+
 def test_transfer_ratio_of_a_teacher_that_is_hardly_better_is_refused():
     labels, good, _, users = make_rows(num_rows=400)
     teacher = np.clip(good * 1.001, 0, 1)

@@ -124,11 +124,17 @@ def twins():
             "twin_high": 0.001,
             "twin_joint_low": -0.006,
             "eta": 0.4,
+            "eta_low": 0.1,
+            "eta_high": 0.7,
             "eta_reason": "",
+            "tr": 0.5,
+            "tr_low": 0.2,
+            "tr_high": 0.9,
+            "tr_reason": "",
         }
         for domain in ("feed", "stories", "search")
     ]
-    rows[-1] = too_small(rows[-1]) | {"eta_reason": "too few positives"}
+    rows[-1] = too_small(rows[-1]) | {"eta_reason": "too few positives", "tr_reason": "too few"}
     return pd.DataFrame(rows)
 
 

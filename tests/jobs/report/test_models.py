@@ -107,7 +107,16 @@ def test_eta_keeps_the_reason_why_it_is_undefined(tmp_path):
     samples.leave(config, "metrics_twins", twin)
     gain = model_of(config, "shop-app").gain("click")
     assert gain is not None
-    assert (math.isnan(gain.eta), gain.eta_reason) == (True, "too small a gain")
+    assert (math.isnan(gain.eta.value), gain.eta.told) == (True, "too small a gain")
+
+
+def test_a_ratio_tells_its_interval(tmp_path):
+    config = samples.first_run(tmp_path)
+    twin = figures("shop-app", twin_value=-0.001, tr=0.5, tr_low=0.3, tr_high=0.8, tr_reason="")
+    samples.leave(config, "metrics_twins", twin)
+    gain = model_of(config, "shop-app").gain("click")
+    assert gain is not None
+    assert gain.tr.told == "95 %: 0.30 to 0.80"
 
 
 def test_a_vertical_learns_only_its_own_tasks(tmp_path):

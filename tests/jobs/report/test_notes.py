@@ -117,9 +117,3 @@ def test_the_name_of_a_run_tells_how_it_ended(config, tmp_path):
 def test_a_model_says_what_it_is(config, index, begins):
     facts = gather(config)
     assert notes.model_about(facts, facts.models[index]).startswith(begins)
-
-
-def test_a_small_figure_is_marked_in_a_model_note(config):
-    samples.leave(config, "metrics_teacher", figures(judged=False))
-    facts = gather(config)
-    assert "| click (too small to judge) |" in notes.model_note(facts, facts.teacher)

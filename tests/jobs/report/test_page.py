@@ -135,7 +135,7 @@ def test_an_undefined_eta_is_told_with_its_reason(tmp_path):
     twin = figures("shop-app", twin_value=-0.001, eta=None, eta_reason="too small a gain")
     samples.leave(config, "metrics_twins", twin)
     found = text(section(page(config), "family"))
-    assert "Why eta is undefined in 1 of 1 comparisons shop-app click too small a gain" in found
+    assert "Why ratios are undefined (1) shop-app click eta too small a gain" in found
 
 
 def test_the_best_metric_of_a_row_is_shaded(whole):

@@ -49,7 +49,8 @@ def test_the_pass_is_that_of_training_gone_on(first_run, distilled):
     if not distilled:
         judged, final = judged / TWIN, final / TWIN
     card = student_card(config, plan, reader, family.TRIALS[0], distilled=distilled)
-    card, learner = trainee.from_checkpoint(card, plan.settings.training, load_checkpoint(judged))
+    held = load_checkpoint(judged)
+    card, learner = trainee.from_checkpoint(card, plan.settings.training, held, "cpu")
     trainee.train(card, learner, reader, [gate_segment(config.plan)])
     held = load_checkpoint(final)
     for name, tensor in learner.model.state_dict().items():
@@ -114,7 +115,7 @@ def test_weights_that_are_not_finite_show(first_run, monkeypatch, tmp_path):
     def poisoned(config, job):
         ((folder, result),) = train(config, job)
         held = load_checkpoint(folder)
-        card, learner = trainee.from_checkpoint(held.card, config.teacher, held)
+        card, learner = trainee.from_checkpoint(held.card, config.teacher, held, "cpu")
         list(learner.average.averages.values())[-1].fill_(torch.nan)
         trainee.save(folder, card, learner)
         return [(folder, result)]

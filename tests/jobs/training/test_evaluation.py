@@ -169,7 +169,19 @@ def test_a_twin_is_compared_where_the_teacher_scored(gate):
     assert click["twin_value"] == pytest.approx(ne["model"] / ne["twin"] - 1, abs=1e-12)
     expected = (ne["twin"] - ne["model"]) / (ne["twin"] - ne["teacher"])
     assert click["eta"] == pytest.approx(expected, abs=1e-12)
+    assert click["eta_low"] < click["eta"] < click["eta_high"]
     assert click["eta_reason"] == ""
+
+
+def test_transfer_between_versions_takes_both_earlier_models(gate):
+    values = twins(gate)
+    for record in compare_twin("m", TASKS, gate, values, LIMITS):
+        assert np.isnan(record["tr"])
+        assert "an earlier version of both" in record["tr_reason"]
+    values |= {"champion": values["twin"], "earlier_teacher": values["twin"]}
+    click, _ = compare_twin("m", TASKS, gate, values, LIMITS)
+    # Both earlier versions are the twin here, so that both ratios are of the same gains.
+    assert (click["tr"], click["tr_low"]) == (click["eta"], click["eta_low"])
 
 
 def test_a_student_equal_to_its_twin_gained_exactly_nothing(gate):
@@ -182,7 +194,7 @@ def test_a_teacher_no_better_than_the_twin_leaves_eta_undefined_with_a_reason(ga
     values = twins(gate)
     for record in compare_twin("m", TASKS, gate, values | {"teacher": values["twin"]}, LIMITS):
         assert np.isnan(record["eta"])
-        assert "the teacher's gain must be at least" in record["eta_reason"]
+        assert "gain over the twin must be at least" in record["eta_reason"]
 
 
 def test_without_any_score_nothing_is_judged(gate):

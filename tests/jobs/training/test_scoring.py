@@ -114,7 +114,7 @@ def test_a_child_that_learnt_nothing_leaves_its_parents_scores(config, trained, 
     _, reader, folders = trained
     held = load_checkpoint(folders[1])
     card = replace(held.card, run_id="child")
-    card, learner = trainee.from_checkpoint(card, config.teacher, held)
+    card, learner = trainee.from_checkpoint(card, config.teacher, held, "cpu")
     trainee.save(tmp_path / "child", card, learner)
     score_out_of_sample(config, NAME, reader, folders[:2])
     parents = table(config)

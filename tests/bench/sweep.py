@@ -1,0 +1,171 @@
+"""Sweeps with as much tuning for every arm: cells that resume, a deadline, and paired intervals.
+
+A cell is an arm, a setting and a seed. Every setting of an arm is tried with seed 0; the one with
+the least NE on the days of tuning then runs with every seed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model import metrics
+
+SEEDS = (0, 1, 2, 3, 4)
+_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training."""
+
+    arm: str
+    setting: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file of predictions."""
+        return f"{self.arm.replace('/', '_')}-{self.setting}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell found."""
+
+    tuned_ne: float
+    """By which a setting is chosen."""
+    judged: np.ndarray
+    """Probabilities of the rows that are judged, rows x tasks."""
+
+
+class Sweep:
+    """The cells of a folder: those that have run, and their predictions.
+
+    Args:
+        out: The folder.
+        arms: Names of the arms.
+        num_settings: Settings that every arm is tried with.
+    """
+
+    def __init__(self, out: Path, arms: Sequence[str], num_settings: int) -> None:
+        self.out, self.arms, self.num_settings = out, tuple(arms), num_settings
+        out.mkdir(parents=True, exist_ok=True)
+        self.path = out / "cells.jsonl"
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        self.done = {Cell(**line["cell"]): line for line in map(json.loads, lines)}
+
+    def run(
+        self, open_: Callable[..., Any], given: Sequence[Any], workers: int, seconds: float
+    ) -> None:
+        """Run what is missing, in processes, and start none after so many seconds.
+
+        Args:
+            open_: Makes, in every process, the function from a cell to its outcome.
+            given: Arguments of `open_`.
+            workers: Processes.
+            seconds: From now.
+        """
+        deadline = time.time() + seconds
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(workers, _open, (open_, tuple(given), deadline)) as pool:
+            while (cells := self.missing()) and time.time() < deadline:
+                for cell, outcome, took in pool.imap_unordered(_run, cells):
+                    if outcome is not None:
+                        self._keep(cell, outcome, took)
+
+    def setting(self, arm: str) -> int | None:
+        """The arm's best setting on the days of tuning; None until all have run."""
+        cells = [Cell(arm, setting, 0) for setting in range(self.num_settings)]
+        if not all(cell in self.done for cell in cells):
+            return None
+        return min(cells, key=lambda cell: self.done[cell]["tuned_ne"]).setting
+
+    def missing(self) -> list[Cell]:
+        """Cells that can run now: all settings first, then the chosen one with every seed."""
+        wanted = [Cell(arm, n, 0) for arm in self.arms for n in range(self.num_settings)]
+        chosen = {arm: self.setting(arm) for arm in self.arms}
+        wanted += [Cell(a, n, seed) for a, n in chosen.items() if n is not None for seed in SEEDS]
+        return [cell for cell in dict.fromkeys(wanted) if cell not in self.done]
+
+    def judged(self, arm: str) -> np.ndarray | None:
+        """Probabilities, seeds x rows x tasks; None where a seed has not run."""
+        setting = self.setting(arm)
+        cells = [] if setting is None else [Cell(arm, setting, seed) for seed in SEEDS]
+        if not cells or any(cell not in self.done for cell in cells):
+            return None
+        return np.stack([np.load(self.out / f"{cell.name}.npy") for cell in cells])
+
+    def tell(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Print a summary, and keep it beside the cells."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (self.out / "summary.jsonl").write_text(text, encoding="utf-8")
+        print(text, end="")
+
+    def _keep(self, cell: Cell, outcome: Outcome, seconds: float) -> None:
+        np.save(self.out / f"{cell.name}.npy", outcome.judged)
+        line = {
+            "cell": asdict(cell),
+            "tuned_ne": outcome.tuned_ne,
+            "seconds": round(seconds, 1),
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.done[cell] = line
+
+
+_opened: tuple[Callable[[Cell], Outcome], float] | None = None
+
+
+def _open(open_: Callable[..., Any], given: tuple[Any, ...], deadline: float) -> None:
+    global _opened  # Each process opens its rows once.
+    torch.set_num_threads(1)
+    _opened = open_(*given), deadline
+
+
+def _run(cell: Cell) -> tuple[Cell, Outcome | None, float]:
+    """A cell, what it found, and in how many seconds; nothing past the deadline."""
+    assert _opened is not None
+    run, deadline = _opened
+    started = time.time()
+    return cell, run(cell) if started < deadline else None, time.time() - started
+
+
+def relative_difference(
+    y: np.ndarray, own: np.ndarray, other: np.ndarray, users: np.ndarray, seed: int = 0
+) -> dict[str, float]:
+    """NE over the other's NE, minus one, with a 95 % interval over seeds and users.
+
+    Args:
+        y: Labels, one per row.
+        own: Probabilities, seeds x rows.
+        other: Those of the other arm, paired by seed.
+        users: User of each row.
+        seed: Of the resampling.
+    """
+    _, user = np.unique(users, return_inverse=True)
+
+    def losses(told: np.ndarray) -> np.ndarray:
+        told = np.clip(told, metrics.EPSILON, 1 - metrics.EPSILON)
+        each = -(y * np.log(told) + (1 - y) * np.log1p(-told))
+        return np.stack([np.bincount(user, one) for one in each])  # seeds x users
+
+    mine, theirs = losses(own), losses(other)
+    rng = np.random.default_rng(seed)
+    num_seeds, num_users = mine.shape
+    drawn = rng.multinomial(num_users, np.full(num_users, 1 / num_users), _RESAMPLES)
+    # The base rate cancels: the ratio of two NEs on the same rows is that of their losses.
+    by_seed = np.stack([drawn @ mine.T, drawn @ theirs.T])  # 2 x resamples x seeds
+    seeds = rng.integers(0, num_seeds, (_RESAMPLES, num_seeds))
+    sums = np.take_along_axis(by_seed, np.stack([seeds, seeds]), axis=2).sum(2)
+    low, high = np.quantile(sums[0] / sums[1] - 1, [0.025, 0.975])
+    found = {"value": mine.sum() / theirs.sum() - 1, "low": low, "high": high}
+    return {name: round(float(x), 5) for name, x in found.items()}

@@ -1,0 +1,48 @@
+"""Sweeps choose by tuning alone, resume, and compare seeds and users in pairs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from model import metrics
+from tests.bench.sweep import SEEDS, Cell, Outcome, Sweep, relative_difference
+
+
+def open_run(offset: float):
+    def run(cell: Cell) -> Outcome:
+        return Outcome(offset + abs(cell.setting - 1), np.full((2, 1), cell.seed, np.float32))
+
+    return run
+
+
+def test_every_setting_runs_once_and_the_best_with_every_seed(tmp_path):
+    sweep = Sweep(tmp_path, ["a", "b"], 3)
+    sweep.run(open_run, (0.5,), workers=1, seconds=60)
+    assert [sweep.setting(arm) for arm in ("a", "b")] == [1, 1]
+    lines = [json.loads(line) for line in sweep.path.read_text().splitlines()]
+    assert len(lines) == 2 * (3 + len(SEEDS) - 1)
+    told = sweep.judged("a")
+    assert told is not None
+    assert told[:, 0, 0].tolist() == list(SEEDS)
+    assert Sweep(tmp_path, ["a", "b"], 3).missing() == []
+
+
+def test_past_the_deadline_nothing_starts(tmp_path):
+    sweep = Sweep(tmp_path, ["a"], 2)
+    sweep.run(open_run, (0.0,), workers=1, seconds=0)
+    assert (sweep.done, sweep.judged("a")) == ({}, None)
+
+
+def test_the_difference_is_that_of_the_mean_losses():
+    draw = np.random.default_rng(0)
+    y, users = (draw.random(500) < 0.3).astype(float), draw.integers(0, 60, 500)
+    own, other = draw.uniform(0.2, 0.4, (2, 3, 500))
+    found = relative_difference(y, own, other, users)
+    ne = [np.mean([metrics.ne(y, p) for p in each]) for each in (own, other)]
+    assert found["value"] == pytest.approx(ne[0] / ne[1] - 1, abs=1e-5)
+    assert found["low"] < found["value"] < found["high"]
+    same = relative_difference(y, own, own, users)
+    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
