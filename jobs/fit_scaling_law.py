@@ -42,13 +42,14 @@ A run is one sweep; its artifacts are the cells, the laws and the plot.
 """
 
 
-def run(recipe: Recipe, home: str, cells: Path | None = None) -> JobSummary:
+def run(recipe: Recipe, home: str, cells: Path | None = None, device: str = "cpu") -> JobSummary:
     """Run the cells that are missing, as long as the budget lasts, then fit.
 
     Args:
         recipe: Its `scaling_law` is the sweep; its resources say where MLflow is.
         home: Root of all state.
         cells: File of cells; that in the sweep's folder if None.
+        device: Where cells run, as torch names it.
 
     Raises:
         ConfigError: There is no such world, or it has fewer days.
@@ -71,7 +72,7 @@ def run(recipe: Recipe, home: str, cells: Path | None = None) -> JobSummary:
     folder = Path(home) / "scaling_law" / _sweep(settings)
     path = cells or folder / "cells.jsonl"
     stream = read_stream(preset.world, settings.num_days)
-    done, not_run = _sweep_cells(stream, settings, path, deadline)
+    done, not_run = _sweep_cells(stream, settings, path, deadline, device)
     curves = [
         results.curve_of(model, [c for c in done if c["model"] == model])
         for model in settings.models
@@ -109,7 +110,7 @@ def run(recipe: Recipe, home: str, cells: Path | None = None) -> JobSummary:
 
 
 def _sweep_cells(
-    stream: Stream, settings: ScalingLaw, path: Path, deadline: float
+    stream: Stream, settings: ScalingLaw, path: Path, deadline: float, device: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Cells that are there or that ran, and those that did not fit: small sizes come first."""
     held, done, not_run = held_cells(path), [], []
@@ -121,7 +122,7 @@ def _sweep_cells(
                 key = cell_key(settings, config, model, size, seed)
                 cell = next((c for c in held if c.items() >= key.items()), None)
                 if cell is None and time.process_time() < deadline:
-                    cell = _run(stream, settings, path, key, deadline)
+                    cell = _run(stream, settings, path, key, deadline, device)
                 if cell is None:
                     not_run.append({"model": model, "size": size, "seed": seed})
                 else:
@@ -130,11 +131,16 @@ def _sweep_cells(
 
 
 def _run(
-    stream: Stream, settings: ScalingLaw, path: Path, key: dict[str, Any], deadline: float
+    stream: Stream,
+    settings: ScalingLaw,
+    path: Path,
+    key: dict[str, Any],
+    deadline: float,
+    device: str,
 ) -> dict[str, Any] | None:
     """Run a cell and keep it; None where the budget ends within."""
     try:
-        found = run_cell(stream, settings, key["model"], key["size"], key["seed"], deadline)
+        found = run_cell(stream, settings, key["model"], key["size"], key["seed"], deadline, device)
     except OutOfBudget:
         return None
     cell = key | found
@@ -167,11 +173,12 @@ def _main() -> None:
     parser.add_argument("--recipe", default="kuairand", help="name of the recipe")
     parser.add_argument("--overrides", default="{}", help="JSON object of changed settings")
     parser.add_argument("--cells", type=Path, help="file of cells; in the sweep's folder")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
 
     def body() -> dict[str, Any]:
         recipe = with_overrides(named_recipe(options.recipe), parse_overrides(options.overrides))
-        return asdict(run(recipe, str(lapidary_home()), options.cells))
+        return asdict(run(recipe, str(lapidary_home()), options.cells, options.device))
 
     exit_with(body)
 

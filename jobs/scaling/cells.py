@@ -49,7 +49,13 @@ def held_cells(path: Path) -> list[dict[str, Any]]:
 
 
 def run_cell(
-    stream: Stream, settings: ScalingLaw, model: str, size: int, seed: int, deadline: float
+    stream: Stream,
+    settings: ScalingLaw,
+    model: str,
+    size: int,
+    seed: int,
+    deadline: float,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train a ranker on the rows in their order, each once, and judge it on the last day.
 
@@ -63,6 +69,7 @@ def run_cell(
         size: Which size.
         seed: Of the initial weights; the order of the rows is that of time.
         deadline: CPU seconds of this process at which to stop.
+        device: Where to train and judge.
 
     Raises:
         OutOfBudget: The deadline came before the end of the pass.
@@ -71,6 +78,7 @@ def run_cell(
     config = config_of(stream, model, size)
     ranker = Ranker(config, seed)
     ranker.set_prior(_prior(stream))
+    ranker.to(device)
     optimizers = build_optimizers(ranker, settings.lr_dense, settings.lr_sparse)
     starts = range(0, stream.num_train_rows, settings.batch_size)
     for step, low in enumerate(starts):
@@ -79,8 +87,9 @@ def run_cell(
         share = (step + 1) / len(starts)
         factor = min(share / _WARM_UP_RATIO, (1 - share) / (1 - _WARM_UP_RATIO))
         rows = np.arange(low, min(low + settings.batch_size, stream.num_train_rows))
-        logits = ranker(stream.batch(rows, sizes.NUM_EVENTS)).logits[:, 0]
-        loss = binary_cross_entropy_with_logits(logits, stream.labels[torch.from_numpy(rows)])
+        logits = _logits(stream, ranker, rows)
+        labels = stream.labels[torch.from_numpy(rows)].to(device)
+        loss = binary_cross_entropy_with_logits(logits, labels)
         for optimizer, lr in zip(optimizers, (settings.lr_dense, settings.lr_sparse), strict=True):
             optimizer.zero_grad()
             for group in optimizer.param_groups:
@@ -95,7 +104,14 @@ def run_cell(
         "num_train_rows": stream.num_train_rows,
         "cpu_seconds": round(time.process_time() - started, 1),
         "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
     }
+
+
+def _logits(stream: Stream, ranker: Ranker, rows: np.ndarray) -> torch.Tensor:
+    device = next(ranker.parameters()).device
+    batch = stream.batch(rows, sizes.NUM_EVENTS).map(lambda tensor: tensor.to(device))
+    return ranker(batch).logits[:, 0]
 
 
 @torch.no_grad()
@@ -106,7 +122,7 @@ def _judge(stream: Stream, ranker: Ranker) -> dict[str, float]:
     count = min(NUM_TEST_ROWS, num_rows - stream.num_train_rows)
     chosen = np.linspace(stream.num_train_rows, num_rows - 1, count).astype(np.int64)
     logits = [
-        ranker(stream.batch(rows, sizes.NUM_EVENTS)).logits[:, 0]
+        _logits(stream, ranker, rows).cpu()
         for rows in np.array_split(chosen, max(1, count // 1_000))
     ]
     told = torch.cat(logits).double().sigmoid().numpy()
