@@ -97,6 +97,18 @@ def test_cached_counts_know_nothing_of_the_day(rows):
         assert rows.cached_counts[row, -1] == pytest.approx(np.log1p(before.sum()))
 
 
+def test_what_is_cached_is_as_old_as_its_last_refresh():
+    hourly = read_rows(study(refresh_hours=6))
+    stream = hourly.stream
+    for row in (1_700, 2_900):
+        quarter = stream.row_us[row].item() // 21_600_000_000
+        known = (stream.event_users == stream.users[row]) & (
+            stream.event_us.numpy() // 21_600_000_000 < quarter
+        )
+        assert hourly.cached_counts[row, -1] == pytest.approx(np.log1p(known.sum()))
+    assert (hourly.cached_counts[:, -1] <= hourly.counts[:, -1]).all()
+
+
 def test_a_score_comes_from_a_snapshot_that_has_learnt_nothing_of_its_day(rows, taught):
     scored = ~np.isnan(taught.logits[1])
     assert np.array_equal(scored, rows.day >= 1)
