@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs import simulation, tracking
+from jobs import tracking
 from jobs.command import JobSummary, exit_with, log, write_json
 from jobs.config import Recipe, ScalingLaw, lapidary_home, with_overrides
 from jobs.errors import ConfigError
@@ -34,6 +34,7 @@ from jobs.scaling.cells import OutOfBudget, cell_key, config_of, held_cells, run
 from jobs.scaling.plots import excess_against_flops
 from jobs.scaling.stream import Stream, read_stream
 from jobs.simulation import PRESETS
+from jobs.simulation.digests import digest
 
 _ABOUT = """Scaling laws on simulated worlds: excess NE against forward FLOPs of a row.
 
@@ -62,7 +63,7 @@ def run(recipe: Recipe, home: str, cells: Path | None = None, device: str = "cpu
             f"has; found {settings.preset!r} with {settings.num_days} days, there are "
             f"{ {name: p.num_days for name, p in PRESETS.items()} }; choose one of these"
         )
-    found = simulation.digest(preset.world)
+    found = digest(preset.world)
     if found != preset.digest:
         raise ConfigError(
             f"scaling_law.preset: {settings.preset} has rows of digest {preset.digest}; found "

@@ -6,8 +6,6 @@ import threading
 from contextlib import suppress
 from types import TracebackType
 
-import psutil
-
 INTERVAL_SECONDS = 0.5
 
 
@@ -45,6 +43,8 @@ class PeakMemory:
 
 def memory_of_tree() -> int:
     """Bytes that this process and its descendants hold now."""
+    import psutil  # here, so that what never asks runs without it
+
     process = psutil.Process()
     total = 0
     for each in [process, *process.children(recursive=True)]:

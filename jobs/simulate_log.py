@@ -36,6 +36,8 @@ from jobs.config import lapidary_home, parse_day
 from jobs.errors import ConfigError
 from jobs.settings import checked
 from jobs.simulation import PRESETS, Day, World
+from jobs.simulation.digests import digest
+from jobs.simulation.tables import tables
 
 WORLD = "world.json"
 MARKER = "_SUCCESS"
@@ -69,7 +71,7 @@ def run(world: World, out: Path, first_day: date, num_days: int) -> JobSummary:
     _keep_world(world, out)
     rows, dropped = Counter[str](), 0
     for day in simulation.days(world, first, num_days):
-        for name, table in simulation.tables(day).items():
+        for name, table in tables(day).items():
             _write(table, out / name / _folder(world, day) / "part-0.parquet")
             rows[name] += table.num_rows
         (out / "impressions" / _folder(world, day) / MARKER).touch()
@@ -182,7 +184,7 @@ def _run_preset(options: argparse.Namespace) -> JobSummary:
                 f"{option}: a preset is frozen; found {value!r}; leave one of both out"
             )
     preset = PRESETS[name]
-    found = simulation.digest(preset.world)
+    found = digest(preset.world)
     if found != preset.digest:
         raise ConfigError(
             f"--preset: {name} has rows of digest {preset.digest}; found {found}; install the "

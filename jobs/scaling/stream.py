@@ -13,7 +13,6 @@ import torch
 from jobs import simulation
 from jobs.scaling.sizes import EVENT_FIELDS
 from jobs.simulation import OUTCOME_TYPES, Day, World
-from jobs.simulation.tables import creative_numbers
 from jobs.simulation.world import HOUR_MS
 from model.batch import Batch, Timelines
 
@@ -54,6 +53,7 @@ class Stream:
     event_categorical: torch.Tensor
     """By user and then by time."""
     event_us: torch.Tensor
+    event_users: np.ndarray
     table_rows: dict[str, int]
     num_domains: int
 
@@ -111,6 +111,7 @@ def read_stream(world: World, num_days: int) -> Stream:
         end_event=_num_before(events, rows),
         event_categorical=_indexes(events, EVENT_FIELDS, values),
         event_us=torch.from_numpy(events["event_ms"] * 1000),
+        event_users=events["user"],
         table_rows={name: len(known) + 1 for name, known in values.items()},
         num_domains=world.num_domains,
     )
@@ -125,7 +126,7 @@ def _row_columns(day: Day) -> dict[str, np.ndarray]:
         "user": user,
         "ad": ads.number[slot],
         "campaign": ads.campaign[slot],
-        "creative": creative_numbers(day)[slot],
+        "creative": simulation.creative_numbers(day)[slot],
         "category": ads.category[slot],
         "surface": shown["surface"],
         "position": shown["position"],

@@ -60,11 +60,18 @@ drawn alone. A day needs the organic events of `HISTORY_DAYS` days before it and
 
 from jobs.simulation.ads import draw_ads, draw_campaigns, draw_creatives
 from jobs.simulation.auctions import auction, draw_candidates
-from jobs.simulation.days import Day, concatenated, converted_within, days, draw_outcomes, whole_day
+from jobs.simulation.days import (
+    Day,
+    concatenated,
+    converted_within,
+    creative_numbers,
+    days,
+    draw_outcomes,
+    whole_day,
+)
 from jobs.simulation.history import attention, past_of
 from jobs.simulation.people import draw_organic, draw_people
-from jobs.simulation.presets import PRESETS, Preset, digest
-from jobs.simulation.tables import TRUTH, tables
+from jobs.simulation.presets import PRESETS, Preset
 from jobs.simulation.tasks import CLICK, CONVERSION, ORDERS
 from jobs.simulation.texts import draw_descriptions, draw_titles
 from jobs.simulation.truth import COMPONENTS, candidate_logits, logit_parts, total
@@ -92,7 +99,6 @@ __all__ = [
     "PRESETS",
     "SURFACES",
     "SURFACE_DOMAIN",
-    "TRUTH",
     "Day",
     "Preset",
     "World",
@@ -101,8 +107,8 @@ __all__ = [
     "candidate_logits",
     "concatenated",
     "converted_within",
+    "creative_numbers",
     "days",
-    "digest",
     "draw_ads",
     "draw_campaigns",
     "draw_candidates",
@@ -114,7 +120,6 @@ __all__ = [
     "draw_titles",
     "logit_parts",
     "past_of",
-    "tables",
     "total",
     "whole_day",
 ]

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.simulation.ads import Ads, Campaigns, draw_ads, draw_campaigns
+from jobs.simulation.ads import FIRST_WEEK, Ads, Campaigns, draw_ads, draw_campaigns
 from jobs.simulation.auctions import draw_impressions
 from jobs.simulation.draws import Stream, random
 from jobs.simulation.history import Actions, past_of
 from jobs.simulation.people import People, draw_organic, draw_people
 from jobs.simulation.world import (
     ARRIVAL_DAYS,
+    CREATIVES_PER_CAMPAIGN,
     DAY_MS,
     FAST_DAYS,
     FAST_RATIO,
     HISTORY_DAYS,
     SLOW_DAYS,
     Columns,
+    Indexes,
     World,
 )
 
@@ -119,6 +121,13 @@ def whole_day(world: World, number: int) -> Day:
     shown, truth = draw_impressions(world, people, ads, recent, number)
     outcomes = in_time_order(draw_outcomes(world, shown, truth, number))
     return Day(world, number, people, campaigns, ads, shown, truth, organic, outcomes, 0)
+
+
+def creative_numbers(day: Day) -> Indexes:
+    """The creative of each of a day's ads: ads of one creative say and show the same."""
+    ads, num_campaigns = day.ads, len(day.campaigns.bid)
+    booked = (ads.week - FIRST_WEEK) * num_campaigns + ads.campaign
+    return booked * CREATIVES_PER_CAMPAIGN + ads.variant
 
 
 def concatenated(parts: Sequence[Columns]) -> Columns:

@@ -6,20 +6,12 @@ it, changes the digest, and withdraws every figure measured on it: then give it 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import date
 
-import numpy as np
-import pyarrow as pa
-
-from jobs.simulation.days import Day, whole_day
-from jobs.simulation.tables import tables
 from jobs.simulation.world import World
 
 _START = date(2026, 1, 1)
-_SAMPLE_DAY = 1
-"""The first day that another day's events sway."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +21,7 @@ class Preset:
     world: World
     num_days: int
     digest: str
-    """`digest(world)`."""
+    """`digests.digest(world)`."""
 
 
 PRESETS = {
@@ -92,36 +84,3 @@ PRESETS = {
         digest="a809bd2a953e68522992a29c1dc7e9aa57e2361a256360d260376b7dfc28e48d",
     ),
 }
-
-
-def digest(world: World) -> str:
-    """SHA-256 of a world's settings and of a sample of its rows.
-
-    The sample is one of its first days, and a later day of the same world at a small size, by which
-    histories have grown and the abrupt change has come.
-    """
-    small = {"num_users": 100, "num_ads": 40, "num_impressions": 500}
-    later = world.model_copy(update=small)
-    found = hashlib.sha256(world.model_dump_json().encode())
-    for day in (whole_day(world, _SAMPLE_DAY), whole_day(later, max(world.change_day or 0, 16))):
-        _add(found, day)
-    return found.hexdigest()
-
-
-def _add(found: hashlib._Hash, day: Day) -> None:
-    for name, table in tables(day).items():
-        for column in table.column_names:
-            found.update(f"{name}.{column}".encode())
-            found.update(_plain(table.column(column).combine_chunks()))
-
-
-def _plain(values: pa.Array) -> bytes:
-    """Bytes of a column; numbers to six decimals, as processors differ in the last ones."""
-    if pa.types.is_string(values.type):
-        return "\n".join(values.to_pylist()).encode()
-    numbers = values.to_numpy(zero_copy_only=False)
-    if pa.types.is_integer(values.type):
-        return numbers.astype(np.int64).tobytes()
-    return (
-        np.rint(np.nan_to_num(numbers, nan=-1.0).astype(np.float64) * 1e6).astype("<i8").tobytes()
-    )

@@ -6,13 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.simulation.ads import FIRST_WEEK, Ads
-from jobs.simulation.days import Day
+from jobs.simulation.ads import Ads
+from jobs.simulation.days import Day, creative_numbers
 from jobs.simulation.texts import draw_descriptions, draw_titles, written
 from jobs.simulation.world import (
     AGE_GROUPS,
     COUNTRIES,
-    CREATIVES_PER_CAMPAIGN,
     DEVICES,
     EVENT_TYPES,
     ITEMS_PER_CATEGORY,
@@ -20,7 +19,6 @@ from jobs.simulation.world import (
     OUTCOME_TYPES,
     SURFACES,
     Columns,
-    Indexes,
 )
 
 TRUTH = "truth"
@@ -65,13 +63,6 @@ def tables(day: Day) -> dict[str, pa.Table]:
             }
         ),
     }
-
-
-def creative_numbers(day: Day) -> Indexes:
-    """The creative of each of a day's ads: ads of one creative say and show the same."""
-    ads, num_campaigns = day.ads, len(day.campaigns.bid)
-    booked = (ads.week - FIRST_WEEK) * num_campaigns + ads.campaign
-    return booked * CREATIVES_PER_CAMPAIGN + ads.variant
 
 
 def _users(users: Columns, ids: pa.Array) -> pa.Table:

@@ -17,6 +17,8 @@ from jobs.config import REPOSITORY
 from jobs.contract import load_contract
 from jobs.errors import ConfigError
 from jobs.simulation import DAY_MS, World
+from jobs.simulation.digests import digest
+from jobs.simulation.tables import TRUTH
 
 START = date(2026, 1, 1)
 SMALL = World(seed=3, world_start=START, num_users=300, num_ads=80, num_impressions=2_000)
@@ -114,7 +116,7 @@ def test_no_contract_names_the_truth():
     contracts = sorted((REPOSITORY / "infra" / "contracts").glob("*.yaml"))
     assert len(contracts) >= 3
     for path in contracts:
-        assert simulation.TRUTH not in path.read_text().lower(), path.name
+        assert TRUTH not in path.read_text().lower(), path.name
 
 
 @pytest.mark.parametrize(("name", "num_domains"), [("simulated", 2), ("world", 3)])
@@ -189,7 +191,7 @@ def test_a_preset_writes_its_days_and_a_later_call_continues_it(tmp_path, monkey
 def test_presets_are_frozen(name):
     # Where this fails, figures measured on the preset are withdrawn: give it another name.
     preset = simulation.PRESETS[name]
-    assert simulation.digest(preset.world) == preset.digest
+    assert digest(preset.world) == preset.digest
 
 
 def test_a_preset_of_other_rows_writes_nothing(tmp_path, monkeypatch, capsys):

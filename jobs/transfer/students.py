@@ -1,0 +1,149 @@
+"""One student in one pass over its rows, judged on a day before it learns it."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import AdamW
+
+from jobs.training_settings import Trial
+from jobs.transfer.arms import TASK
+from jobs.transfer.lessons import Lessons
+from jobs.transfer.settings import OutOfTime
+from model import losses
+from model.config import DistillationConfig, RankerConfig
+from model.optim import WeightAverage, build_optimizers
+from model.ranker import Ranker, Student
+
+_WARM_UP_RATIO = 0.1
+_AVERAGE_ROWS = 8_000
+_JUDGED_ROWS = 4_096
+_ADAPTER_RATE = 5.0
+"""Learning rate of the adapter, in that of the student's dense weights (models.md 6.1)."""
+_PRIOR_ROWS = 4_096
+
+
+class Learnt(NamedTuple):
+    """What a student says of the days that it is judged on, before it learns them."""
+
+    validation: Tensor
+    """Log-odds, (rows,)."""
+    test: Tensor
+
+
+def learn(
+    config: RankerConfig,
+    distillation: DistillationConfig | None,
+    trial: Trial,
+    batch_size: int,
+    seed: int,
+    own: Lessons,
+    validation: Lessons,
+    test: Lessons,
+    deadline: float,
+) -> Learnt:
+    """Train a student in one pass, its weights averaged as those that the daily run serves.
+
+    Paper: ExFM (arXiv 2502.17494).
+    Differs: see `model.losses`; the second head's weight is that of the first; the adapter steps
+        with the student, as in the daily run.
+
+    Args:
+        config: Shape of the student.
+        distillation: How it is taught; None for a twin.
+        trial: Learning rates.
+        batch_size: B.
+        seed: Of the initial weights.
+        own: Rows that it learns; those of the validation day come last.
+        validation: Rows that it is tuned on.
+        test: Rows that it is judged on.
+        deadline: Unix seconds at which to stop.
+
+    Raises:
+        OutOfTime: The deadline came first.
+    """
+    model = Student(config, distillation, seed) if distillation else Ranker(config, seed)
+    ranker = model.ranker if isinstance(model, Student) else model
+    num_before = int((own.rows < validation.rows[0]).sum())
+    first = own.labels[: min(_PRIOR_ROWS, num_before)]
+    model.set_prior(((first.sum(0) + 1) / (len(first) + 2))[None])
+    if config.num_dense:
+        ranker.fit_normalisers(own.dense[: len(first)])
+    optimizers = _optimizers(model, trial)
+    average = WeightAverage(ranker, _AVERAGE_ROWS / batch_size)
+    warm_up = _WARM_UP_RATIO * num_before / batch_size
+    judged, step = torch.empty(0), 0
+    for start, end in ((0, num_before), (num_before, len(own.rows))):
+        for low in range(start, end, batch_size):
+            if time.time() > deadline:
+                raise OutOfTime
+            loss = _loss(model, own, low, min(low + batch_size, end))
+            for optimizer, rate in optimizers:
+                optimizer.zero_grad()
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * min(1.0, (step + 1) / warm_up)
+            loss.backward()
+            for optimizer, _ in optimizers:
+                optimizer.step()
+            average.update(step)
+            step += 1
+        if end == num_before:
+            judged = judge(ranker, average, validation)
+    return Learnt(judged, judge(ranker, average, test))
+
+
+def _optimizers(model: Ranker | Student, trial: Trial) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Optimisers with their learning rates; an adapter has one of its own."""
+    adapter = model.adapter if isinstance(model, Student) else None
+    others = nn.ModuleList(part for part in model.children() if part is not adapter)
+    dense, sparse = build_optimizers(others, trial.lr_dense, trial.lr_sparse)
+    found: list[tuple[torch.optim.Optimizer, float]] = [
+        (dense, trial.lr_dense),
+        (sparse, trial.lr_sparse),
+    ]
+    if adapter is not None:
+        rate = _ADAPTER_RATE * trial.lr_dense
+        found.append((AdamW(adapter.parameters(), lr=rate, weight_decay=0.0), rate))
+    return found
+
+
+def _loss(model: Ranker | Student, own: Lessons, low: int, high: int) -> Tensor:
+    """Loss on the labels, and with a teacher those on its soft labels."""
+    batch, labels = own.batch(low, high), own.labels[low:high]
+    output = model(batch)
+    mask = torch.ones_like(labels, dtype=torch.bool)
+    rows = torch.tensor([float(high - low)])
+    loss = losses.task_loss(output.logits, labels, mask, rows)
+    if not isinstance(model, Student):
+        return loss
+    teacher, soft_labels = own.teacher[low:high], model.distillation.soft_labels
+    scored = losses.usable_scores(teacher, mask).sum(0)
+    named = {"soft_labels": soft_labels, "tasks": (TASK,)}
+    loss = loss + losses.distillation_loss(output.distill_logits, teacher, mask, scored, **named)
+    if model.adapter is None:
+        return loss
+    adapted = model.adapter(teacher, batch.domain)
+    loss = loss + losses.adapter_loss(adapted, labels, mask, scored)
+    return loss + soft_labels[0].weight * losses.adapted_distillation_loss(
+        output.adapted_distill_logits, adapted, mask, scored, **named
+    )
+
+
+@torch.no_grad()
+def judge(ranker: Ranker, average: WeightAverage, judged: Lessons) -> Tensor:
+    """Log-odds of the served, averaged weights."""
+    ranker.eval()
+    parts = [
+        functional_call(
+            ranker,
+            average.averages,
+            (judged.batch(low, min(low + _JUDGED_ROWS, len(judged.rows))),),
+        ).logits[:, 0]
+        for low in range(0, len(judged.rows), _JUDGED_ROWS)
+    ]
+    ranker.train()
+    return torch.cat(parts)

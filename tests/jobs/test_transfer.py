@@ -1,0 +1,318 @@
+"""What the study of distillation promises: out of sample, resumable, and honest intervals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import measure_distillation
+from jobs.config import REPOSITORY
+from jobs.errors import ConfigError
+from jobs.scaling.sizes import EVENT_FIELDS
+from jobs.settings import checked
+from jobs.transfer import cells, results
+from jobs.transfer.arms import MEANS, distillation_config, means_of, student_config
+from jobs.transfer.gains import Losses, gain, ratio
+from jobs.transfer.lessons import earlier, lessons, over_prediction_shift, own_rows
+from jobs.transfer.rows import Rows, read_rows
+from jobs.transfer.settings import Study
+from jobs.transfer.teacher import Taught, teach
+from model.batch import check_batch
+
+TINY = {
+    "preset": "world-1",
+    "num_days": 4,
+    "first_day": 1,
+    "staleness": [1],
+    "seeds": [0, 1],
+    "share": 1.0,
+    "capacities": ["small"],
+    "teacher_width": 4,
+    "teacher_layers": 1,
+    "weights": [0.3, 3.0],
+    "trials": [{"lr_dense": 1e-3, "lr_sparse": 0.03}, {"lr_dense": 3e-3, "lr_sparse": 0.1}],
+    "latent_dim": 4,
+    "history_length": 3,
+    "extras": [],
+}
+CPU = torch.device("cpu")
+
+
+def study(**changes: object) -> Study:
+    return checked(Study, TINY | changes, "test")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    # Small steps on two busy cores are slower with two threads than with one.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return read_rows(study())
+
+
+@pytest.fixture(scope="module")
+def taught(rows: Rows) -> Taught:
+    return teach(study(), rows, 0, CPU)
+
+
+def test_counts_are_those_of_the_latest_actions_before_the_row(rows):
+    stream = rows.stream
+    category = stream.event_categorical[:, EVENT_FIELDS.index("category")].numpy() - 1
+    num_categories = category.max() + 1
+    for row in np.linspace(0, len(rows.day) - 1, 25).astype(int):
+        own = [
+            e
+            for e in range(len(category))
+            if stream.event_users[e] == stream.users[row]
+            and stream.event_us[e] < stream.row_us[row]
+        ]
+        expected = [
+            np.bincount(category[own[-n:]], minlength=num_categories) / n
+            if own
+            else np.zeros(num_categories)
+            for n in study().windows
+        ]
+        found = rows.counts[row].numpy()
+        assert np.allclose(found, [*np.concatenate(expected), np.log1p(len(own))], atol=1e-6)
+
+
+def test_cached_counts_know_nothing_of_the_day(rows):
+    for row in np.flatnonzero(rows.day == 2)[[0, 400, 999]]:
+        before = (rows.stream.event_users == rows.stream.users[row]) & (
+            rows.stream.event_us.numpy() // 86_400_000_000
+            < rows.stream.row_us[row].item() // 86_400_000_000
+        )
+        assert rows.cached_counts[row, -1] == pytest.approx(np.log1p(before.sum()))
+
+
+def test_what_is_cached_is_as_old_as_its_last_refresh():
+    hourly = read_rows(study(refresh_hours=6))
+    stream = hourly.stream
+    for row in (1_700, 2_900):
+        quarter = stream.row_us[row].item() // 21_600_000_000
+        known = (stream.event_users == stream.users[row]) & (
+            stream.event_us.numpy() // 21_600_000_000 < quarter
+        )
+        assert hourly.cached_counts[row, -1] == pytest.approx(np.log1p(known.sum()))
+    assert (hourly.cached_counts[:, -1] <= hourly.counts[:, -1]).all()
+
+
+def test_a_score_comes_from_a_snapshot_that_has_learnt_nothing_of_its_day(rows, taught):
+    scored = ~np.isnan(taught.logits[1])
+    assert np.array_equal(scored, rows.day >= 1)
+    assert np.array_equal(taught.trained_until[1][scored], rows.day[scored] - 1)
+
+
+def test_no_label_of_a_day_changes_what_is_told_of_it_or_before(rows, taught):
+    labels = rows.stream.labels.clone()
+    changed = rows.day == 2
+    labels[torch.from_numpy(changed)] = 1 - labels[torch.from_numpy(changed)]
+    other = teach(study(), replace(rows, stream=replace(rows.stream, labels=labels)), 0, CPU)
+    before = (rows.day >= 1) & (rows.day <= 2)
+    for name in ("logits", "latents", "user_vectors", "matched"):
+        told, now = getattr(taught, name)[1], getattr(other, name)[1]
+        assert np.array_equal(told[before], now[before])
+        assert not np.array_equal(told[rows.day == 3], now[rows.day == 3])
+
+
+def test_a_score_that_is_not_out_of_sample_is_fatal(rows, taught):
+    late = {1: np.where(rows.day == 2, 2, taught.trained_until[1])}
+    key = {"arm": "teacher", "bias": "unbiased", "staleness": 1}
+    with pytest.raises(ConfigError, match="found one up to day 2 for a row of day 2"):
+        cells.teacher_cell(study(), rows, key, replace(taught, trained_until=late))
+
+
+@pytest.mark.parametrize("by_category", [False, True])
+def test_earlier_activations_equal_the_loop_over_rows(rows, taught, by_category):
+    category = rows.stream.categorical[:, 4].numpy() if by_category else None
+    at = own_rows(study(), rows, 0)[::50]
+    stored = earlier(study(), rows, at, taught.latents[1], category)
+    row_us = rows.stream.row_us.numpy()
+    for reader, row in enumerate(at):
+        own = [
+            other
+            for other in range(len(rows.day))
+            if rows.user[other] == rows.user[row]
+            and 1 <= rows.day[other] < rows.day[row]
+            and (category is None or category[other] == category[row])
+        ][-3:]
+        low, high = stored.offsets[reader : reader + 2].tolist()
+        assert np.array_equal(stored.values[low:high].numpy(), taught.latents[1][own] / 8)
+        assert np.array_equal(stored.age_us[low:high].numpy(), row_us[row] - row_us[own])
+    assert stored.offsets[-1] > 0
+
+
+def test_the_biased_teacher_predicts_as_many_clicks_more_as_is_asked(rows, taught):
+    shift = over_prediction_shift(study(), taught, 1)
+    z = taught.logits[1][~np.isnan(taught.logits[1])].astype(float)
+    p, biased = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-z - shift))
+    assert biased.sum() / p.sum() == pytest.approx(1.15, abs=1e-6)
+
+
+@pytest.mark.parametrize("arm", MEANS)
+@pytest.mark.parametrize("capacity", ["small", "large", "counted"])
+def test_every_arm_reads_what_its_ranker_is_made_for(rows, taught, arm, capacity):
+    means = means_of(arm, capacity)
+    at = own_rows(study(), rows, 0)[:20]
+    read = lessons(study(), rows, at, means, taught, "unbiased", 1)
+    check_batch(read.batch(3, 9), student_config(study(), rows, capacity, means))
+    assert read.teacher.isnan().all() == (means.head is None)
+
+
+def test_arms_of_equal_weight_are_drawn_to_the_teacher_alike():
+    one = distillation_config(means_of("auxiliary", "small"), 3.0)
+    two = distillation_config(means_of("adapter", "small"), 3.0)
+    assert one is not None and two is not None
+    assert one.soft_labels[0].weight == 2 * two.soft_labels[0].weight == 3.0
+    assert distillation_config(means_of("raw", "small"), 3.0) is None
+
+
+def losses(divergence: float, noise: float, seed: int) -> Losses:
+    """Arms of five seeds and fifty groups of ten rows; the noise is each arm's own."""
+    rng = np.random.default_rng(seed)
+    drawn = 10 * divergence + noise * rng.standard_normal((5, 50))
+    return Losses(drawn, np.full(50, 10), 0.25)
+
+
+def test_gain_is_the_difference_of_excess_and_its_draws_are_those_of_a_loop():
+    worse, better = losses(0.04, 0.01, 0), losses(0.03, 0.01, 1)
+    found = gain(worse, better)
+    rows, entropy = worse.rows.sum(), worse.entropy
+    excess = [each.divergence.sum() / 5 / rows / entropy for each in (worse, better)]
+    assert found.interval.value == pytest.approx(excess[0] - excess[1])
+    rng = np.random.default_rng(0)
+    seeds = rng.multinomial(5, np.full(5, 0.2), 4_000)
+    groups = rng.multinomial(50, np.full(50, 0.02), 4_000)
+    for draw in (0, 1, 3_999):
+        total, drawn_rows = 0.0, 0
+        for group, times in enumerate(groups[draw]):
+            drawn_rows += times * worse.rows[group]
+            for seed, chosen in enumerate(seeds[draw]):
+                difference = worse.divergence[seed, group] - better.divergence[seed, group]
+                total += times * chosen / 5 * difference
+        assert found.draws[draw] == pytest.approx(total / drawn_rows / entropy)
+
+
+def test_interval_of_a_gain_covers_the_truth_about_as_often_as_it_says():
+    held = []
+    for seed in range(200):
+        interval = gain(losses(0.04, 0.05, 2 * seed), losses(0.03, 0.05, 2 * seed + 1)).interval
+        held.append(interval.low <= 0.01 / 0.25 <= interval.high)
+    assert 0.85 <= np.mean(held) <= 1.0
+
+
+def test_ratio_of_gains_and_its_interval():
+    twin, half, whole = (losses(d, 0.002, i) for i, d in enumerate((0.05, 0.04, 0.03)))
+    found = ratio(gain(twin, half), gain(twin, whole), "the teacher")
+    assert found.interval is not None
+    assert found.interval.low < 0.5 < found.interval.high
+    assert found.interval.high - found.interval.low < 0.1
+
+
+def test_ratio_to_a_gain_within_its_noise_is_refused():
+    twin, kd, full = losses(0.04, 0.2, 0), losses(0.039, 0.2, 1), losses(0.01, 0.2, 2)
+    found = ratio(gain(twin, full), gain(twin, kd), "tuned distillation")
+    assert found.interval is None
+    assert found.reason is not None
+    assert "the gain of tuned distillation is" in found.reason
+
+
+def test_a_harm_has_no_ratio():
+    twin, kd, full = losses(0.03, 0.001, 0), losses(0.04, 0.001, 1), losses(0.01, 0.001, 2)
+    assert ratio(gain(twin, full), gain(twin, kd), "tuned distillation").interval is None
+
+
+def test_arms_of_different_seeds_are_not_compared():
+    one = losses(0.03, 0.001, 0)
+    with pytest.raises(ValueError, match="same seeds and rows; found"):
+        gain(one, Losses(one.divergence[:3], one.rows, one.entropy))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"staleness": [1, 2]}, r"staleness: .*from 1 to first_day \(1\); found \[1, 2\]"),
+        ({"first_day": 2}, "first_day: a student needs a day to learn .* found 2"),
+        ({"weights": [1.0]}, "trials, weights: every arm is tuned over as many; found 2 and 1"),
+        ({"refresh_hours": 5}, "refresh_hours: a divisor of 24; found 5"),
+        ({"arms": ["kd", "raw"]}, r"arms: the twin 'raw' comes first; found \['kd', 'raw'\]"),
+        ({"wieghts": [1.0]}, "unknown key wieghts; did you mean 'weights'"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        study(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"preset": "world-0"}, {"num_days": 5}, {"domain": 2}])
+def test_only_what_a_frozen_world_has_is_measured(changes, tmp_path):
+    with pytest.raises(ConfigError, match="preset, num_days, domain: a frozen world"):
+        measure_distillation.run(study(**changes), tmp_path / "cells.jsonl", tmp_path, "cpu", 0, 9)
+
+
+def test_a_study_stops_at_its_seconds_resumes_and_runs_no_cell_twice(tmp_path):
+    small = study(arms=["raw", "kd", "full"], biases=["unbiased"])
+    path = tmp_path / "cells.jsonl"
+    arguments = (small, path, tmp_path / "teachers", "cpu", 0)
+    stopped = measure_distillation.run(*arguments, seconds=0.0)
+    assert stopped.rows["cells"] == 0
+    assert stopped.details["not_run"] == 2 * 4
+    assert "*not run*: seed 1" in (tmp_path / "results.md").read_text()
+    done = measure_distillation.run(*arguments, seconds=300.0)
+    assert done.details["not_run"] == 0
+    kept = path.read_text()
+    found = [json.loads(line) for line in kept.splitlines()]
+    assert {(c["arm"], c["seed"]) for c in found} == {
+        (arm, seed) for arm in ("teacher", "raw", "kd", "full") for seed in (0, 1)
+    }
+    again = measure_distillation.run(*arguments, seconds=300.0)
+    assert again.rows["cells"] == 8
+    assert path.read_text() == kept
+    for cell in found:
+        # Sums by group say what the figure says.
+        divergence, rows = (sum(cell["by_group"][name]) for name in ("divergence", "rows"))
+        assert divergence / rows / cell["entropy"] == pytest.approx(cell["excess_ne"], rel=1e-5)
+        assert len(cell.get("trials", "ab")) == 2
+    twin = next(c for c in found if c["arm"] == "raw")
+    distilled = next(c for c in found if c["arm"] == "kd" and c["seed"] == twin["seed"])
+    assert {t["lr_dense"] for t in distilled["trials"]} == {
+        twin["trials"][twin["chosen"]]["lr_dense"]
+    }
+    lines = results.lines_of(small, found)
+    assert [line.arm for line in lines] == ["teacher", "raw", "kd", "full"]
+    assert lines[0].excess_ne == pytest.approx(
+        np.mean([c["excess_ne"] for c in found if c["arm"] == "teacher"])
+    )
+
+
+def test_a_line_that_a_crash_cut_short_is_passed_over(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    path.write_text('{"arm": "raw"}\n{"arm": "k')
+    assert cells.held_cells(path) == [{"arm": "raw"}]
+    cells.keep_cell(path, {"arm": "kd"})
+    assert cells.held_cells(path) == [{"arm": "raw"}, {"arm": "kd"}]
+
+
+def test_the_study_runs_where_only_torch_and_its_like_are_installed():
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"pyarrow", "psutil", "mlflow", "ray", "pyspark", "deltalake"}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import jobs.measure_distillation
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
