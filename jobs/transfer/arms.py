@@ -8,13 +8,8 @@ from typing import Literal
 from jobs.scaling.stream import FIELDS
 from jobs.transfer.rows import Rows
 from jobs.transfer.settings import Arm, Capacity, Study
-from model.config import (
-    DistillationConfig,
-    FieldConfig,
-    RankerConfig,
-    SoftLabel,
-    TableConfig,
-)
+from model.config import FieldConfig, RankerConfig, TableConfig
+from model.distillation.config import DistillationConfig, SoftLabel
 from model.interaction.config import MlpConfig
 from model.representations.config import RepresentationHistoryConfig, UserVectorConfig
 
@@ -116,5 +111,6 @@ def distillation_config(means: Means, weight: float) -> DistillationConfig | Non
         return None
     own = weight / 2 if means.adapter else weight
     return DistillationConfig(
-        soft_labels=(SoftLabel(task=TASK, weight=own),), head=means.head, adapter=means.adapter
+        soft_labels=(SoftLabel(task=TASK, weight=own, prediction=means.head),),
+        adapter=means.adapter,
     )

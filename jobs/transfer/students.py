@@ -15,7 +15,9 @@ from jobs.transfer.arms import TASK
 from jobs.transfer.lessons import Lessons
 from jobs.transfer.settings import OutOfTime
 from model import losses
-from model.config import DistillationConfig, RankerConfig
+from model.config import RankerConfig
+from model.distillation.config import DistillationConfig
+from model.distillation.soft_losses import distillation_loss
 from model.optim import WeightAverage, build_optimizers
 from model.ranker import Ranker, Student
 
@@ -122,15 +124,19 @@ def _loss(model: Ranker | Student, own: Lessons, low: int, high: int) -> Tensor:
         return loss
     teacher, soft_labels = own.teacher[low:high], model.distillation.soft_labels
     scored = losses.usable_scores(teacher, mask).sum(0)
-    named = {"soft_labels": soft_labels, "tasks": (TASK,)}
-    loss = loss + losses.distillation_loss(output.distill_logits, teacher, mask, scored, **named)
+    logits = {"serving": output.logits, "auxiliary": output.distill_logits}
+    loss = loss + distillation_loss(
+        logits, teacher, mask, scored, soft_labels=soft_labels, tasks=(TASK,)
+    )
     if model.adapter is None:
         return loss
     adapted = model.adapter(teacher, batch.domain)
     loss = loss + losses.adapter_loss(adapted, labels, mask, scored)
-    return loss + soft_labels[0].weight * losses.adapted_distillation_loss(
-        output.adapted_distill_logits, adapted, mask, scored, **named
+    assert output.adapted_distill_logits is not None
+    second = losses.adapted_distillation_loss(
+        output.adapted_distill_logits, adapted, mask, scored, distilled=(TASK,), tasks=(TASK,)
     )
+    return loss + soft_labels[0].weight * second
 
 
 @torch.no_grad()
