@@ -36,13 +36,8 @@ from jobs.training.representations import (
     load_encoder,
     save_encoder,
 )
-from jobs.training.scoring import (
-    fact_metrics,
-    packed_days,
-    read_representations,
-    score_facts,
-    score_out_of_sample,
-)
+from jobs.training.score_facts import fact_metrics, score_facts
+from jobs.training.scoring import packed_days, read_representations, score_out_of_sample
 from jobs.training.stored import (
     REPRESENTATIONS,
     USER_VECTORS,

@@ -19,8 +19,7 @@ from model.interaction import kinds
 from model.interaction.kinds import build_interaction
 from model.interformer import InterFormer
 from model.outputs import RankerOutput, StudentOutput
-from model.representations import history as representation_history
-from model.representations import user_vector
+from model.representations import costs as stored_costs
 from model.representations.alignment import AlignmentHead
 from model.representations.history import RepresentationHistory
 from model.representations.user_vector import UserVectorTokens
@@ -75,7 +74,9 @@ class Ranker(nn.Module):
             )
             earlier = config.representation_history
             self.representation_history = (
-                RepresentationHistory(earlier, config.width, _num_candidate_tokens(config))
+                RepresentationHistory(
+                    earlier, config.width, stored_costs.num_candidate_tokens(config)
+                )
                 if earlier
                 else None
             )
@@ -274,7 +275,7 @@ def num_parameters(config: RankerConfig) -> int:
     return (
         sum(table.num_rows * table.dim for table in config.tables)
         + features.num_parameters(config)
-        + _stored_num_parameters(config)
+        + stored_costs.num_parameters(config)
         + history.num_parameters(config)
         + _stack_num_parameters(config)
         + config.num_windows * heads.num_parameters(config)
@@ -302,37 +303,12 @@ def flops(
     """
     return (
         features.flops(config)
-        + _stored_flops(config, num_representations)
+        + stored_costs.flops(config, num_representations)
         + history.flops(config, num_events, rows_per_event)
         + _stack_flops(config, num_events, rows_per_event)
         + config.num_windows * heads.flops(config)
         + (imputation.flops(config) if config.imputes_errors else 0)
     )
-
-
-def _num_candidate_tokens(config: RankerConfig) -> int:
-    """Tokens that stored representations are weighed by: all others of the row."""
-    own = config.representation_history.num_tokens if config.representation_history else 0
-    return config.num_feature_tokens - own
-
-
-def _stored_num_parameters(config: RankerConfig) -> int:
-    vector, earlier = config.user_vector, config.representation_history
-    total = user_vector.num_parameters(vector, config.width) if vector else 0
-    if earlier:
-        num_tokens = _num_candidate_tokens(config)
-        total += representation_history.num_parameters(earlier, config.width, num_tokens)
-    return total
-
-
-def _stored_flops(config: RankerConfig, num_representations: float) -> float:
-    vector, earlier = config.user_vector, config.representation_history
-    total = float(user_vector.flops(vector, config.width)) if vector else 0.0
-    if earlier:
-        number = min(num_representations, earlier.max_length)
-        num_tokens = _num_candidate_tokens(config)
-        total += representation_history.flops(earlier, config.width, num_tokens, number)
-    return total
 
 
 def _stack_num_parameters(config: RankerConfig) -> int:

@@ -12,10 +12,10 @@ representation of the row stands beside its probabilities, in the bytes of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,6 @@ from jobs.config import RunConfig, day_of
 from jobs.errors import ConfigError
 from jobs.representation_settings import Representation
 from jobs.training.checkpoints import Card, learnt_until_us, load_model, read_card
-from jobs.training.dense import micros
 from jobs.training.inputs import Packed
 from jobs.training.reader import Reader, as_known
 from model.ranker import Ranker, Student
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from jobs.training.representations import Encoder
 
 _ROWS_PER_BATCH = 1024
-_DAY_US = 86_400_000_000
 
 
 def predict(model: Ranker | Student, reader: Reader, rows: np.ndarray) -> np.ndarray:
@@ -267,62 +265,6 @@ _KEPT = pa.schema(
         "encoder_version": pa.string(),
     }
 )
-
-
-def score_facts(
-    config: RunConfig,
-    scorer: str,
-    reader: Reader,
-    tasks: Sequence[str],
-    version: int | None,
-) -> dict[str, Any]:
-    """How a run's scores are: coverage, age and calibration, for summaries and MLflow.
-
-    Args:
-        config: The run's configuration.
-        scorer: Registered name of the model that scored.
-        reader: Its batches.
-        tasks: Its tasks.
-        version: Version of its table.
-
-    Returns:
-        `coverage`, the share of its rows with a score; `age_days`, from what the scorer had learnt
-        to the impression, on average; and by task `calibration`, predicted over observed events of
-        scored rows whose label has matured by the end of the run's day. None where undefined.
-    """
-    packed = reader.packed
-    kept = np.ones(packed.num_rows, bool) if reader.keep is None else reader.keep
-    first, last = packed_days(config, packed)
-    uri = scores_table(config, scorer)
-    days = [d for d in delta.partition_days(delta.open_table(uri, version)) if first <= d <= last]
-    if not days:
-        return {"coverage": 0.0, "age_days": None, "calibration": dict.fromkeys(tasks)}
-    names = ["impression_id", "event_ts", "trained_until", *[f"p_{task}" for task in tasks]]
-    scores = delta.read_days(uri, days, names, version)
-    found = pc.index_in(packed.impression_ids(), value_set=scores["impression_id"].combine_chunks())
-    rows = np.flatnonzero(kept & ~found.is_null().to_numpy(zero_copy_only=False))
-    scores = scores.take(found.take(pa.array(rows)))
-    age_us = micros(scores["event_ts"]) - micros(scores["trained_until"])
-    matured = packed.matured(None, config.plan.gate_end)[rows][:, reader.tasks]
-    labels = packed.labels[rows][:, reader.tasks]
-    calibration: dict[str, float | None] = {}
-    for index, task in enumerate(tasks):
-        p = pc.fill_null(scores[f"p_{task}"], np.nan).to_numpy()
-        counts = matured[:, index] & ~np.isnan(p)
-        positives = float(labels[counts, index].sum())
-        calibration[task] = float(p[counts].sum()) / positives if positives else None
-    return {
-        "coverage": len(rows) / max(1, int(kept.sum())),
-        "age_days": float(age_us.mean() / _DAY_US) if len(rows) else None,
-        "calibration": calibration,
-    }
-
-
-def fact_metrics(facts: Mapping[str, Any]) -> dict[str, float]:
-    """The facts of scores as figures for MLflow; undefined ones are left out."""
-    flat = {"scores/coverage": facts["coverage"], "scores/age_days": facts["age_days"]}
-    flat |= {f"scores/calibration_{task}": value for task, value in facts["calibration"].items()}
-    return {name: value for name, value in flat.items() if value is not None}
 
 
 def packed_days(config: RunConfig, packed: Packed) -> tuple[date, date]:

@@ -44,12 +44,8 @@ from jobs.training.networks import (
     with_stored,
 )
 from jobs.training.reader import Reader
-from jobs.training.scoring import (
-    fact_metrics,
-    read_scores,
-    score_facts,
-    score_out_of_sample,
-)
+from jobs.training.score_facts import fact_metrics, score_facts
+from jobs.training.scoring import read_scores, score_out_of_sample
 from jobs.training.segments import Segment, training_segments
 from jobs.training.sharing import SharedStart, share, shared_start
 from jobs.training.stored import (

@@ -202,8 +202,8 @@ def make_batch(
         history,
         tuple(bag(each) for each in config.bags),
         vectors(config.content, len(rows)),
-        user_vector,
-        stored,
+        user_vector=user_vector,
+        representations=stored,
     )
 
 
