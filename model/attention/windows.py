@@ -1,5 +1,6 @@
 """Which keys each query reads: values and offsets, no padding."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -87,17 +88,20 @@ class Windows:
     def block_mask(self) -> BlockMask:
         """The windows for FlexAttention, made once for all layers that read them."""
         start, end = self.start, self.end
-        return create_block_mask(
-            # A lambda, for a decorated function would hide its arguments.
-            lambda _batch, _head, query, key: (key >= start[query]) & (key < end[query]),
-            None,
-            None,
-            len(start),
-            int(self.key_offsets[-1]),
-            device=start.device,
-            # Compiled, the mask is reduced to blocks without Q × E booleans in memory.
-            _compile=start.is_cuda,
-        )
+        with warnings.catch_warnings():
+            # torch 2.11 announces another way to compile; every version of today takes this one.
+            warnings.filterwarnings("ignore", "_compile flag", DeprecationWarning)
+            return create_block_mask(
+                # A lambda, for a decorated function would hide its arguments.
+                lambda _batch, _head, query, key: (key >= start[query]) & (key < end[query]),
+                None,
+                None,
+                len(start),
+                int(self.key_offsets[-1]),
+                device=start.device,
+                # Compiled, the mask is reduced to blocks without Q × E booleans in memory.
+                _compile=start.is_cuda,
+            )
 
     @cached_property
     def buckets(self) -> list[Bucket]:
