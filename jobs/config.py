@@ -251,6 +251,12 @@ class Recipe(Settings):
                     f"{name}.user_vector: it reads vectors of users; found no user_vectors; set "
                     "them, or leave this out"
                 )
+        by, features = self.representation and self.representation.search_by, self.contract.features
+        if by is not None and by not in features.categorical:
+            raise ValueError(
+                f"representation.search_by: one of {features.categorical}; found {by!r}; correct "
+                "the name, or leave it out"
+            )
         if self.user_vectors is None:
             return self
         if self.teacher.network.upstream is None:

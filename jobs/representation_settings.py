@@ -34,6 +34,10 @@ class Representation(Settings):
     same_day: bool = False
     """Whether students also read impressions of the same day. A run scores a day after it has
     ended, so that serving can only do it where the teacher scores impressions as they come."""
+    search_by: str | None = None
+    """A categorical feature by which a student searches the user's earlier impressions: it reads
+    those alone that have the row's own value of it, as SIM (arXiv 2006.05639) searches a history;
+    all of the user's if left out. An unknown value finds none."""
     seed: int = 0
 
     @model_validator(mode="after")

@@ -28,6 +28,7 @@ from jobs.errors import ConfigError
 from jobs.representation_settings import Representation
 from jobs.training.dense import micros
 from jobs.training.inputs import Packed, to_us
+from jobs.vocabulary import OUT_OF_VOCABULARY
 from model.representations.config import Bits
 from model.representations.quantise import dequantise, packed_bytes, unpack
 from model.representations.stored import StoredRepresentations
@@ -45,7 +46,8 @@ def pack_representations(
 
     A row reads what became readable before it was shown, at most `lookback_days` earlier: an
     impression is readable once it was shown and known or, unless `same_day`, from the end of the
-    day on which it was.
+    day on which it was. With `search_by` it reads impressions of its own value of that feature
+    alone, which only packed impressions are known to have.
 
     Args:
         folder: Where to; what is there is replaced.
@@ -63,6 +65,13 @@ def pack_representations(
         pa.concat_tables([ids.select(["user_id"]), kept.select(["user_id"])])["user_id"]
     )
     kept_user, row_user = (_codes(table["user_id"], users) for table in (kept, ids))
+    if settings.search_by is not None:
+        packed_row = pc.index_in(
+            kept["impression_id"], value_set=ids["impression_id"].combine_chunks()
+        ).fill_null(-1)
+        values = _searched_values(packed, settings.search_by)
+        kept_value = np.append(values, 0)[packed_row.to_numpy()]
+        kept_user, row_user = _keys(kept_user, kept_value, row_user, values)
     event_us = micros(kept["event_ts"])
     readable = np.maximum(event_us, micros(kept["known_ts"]))
     if not settings.same_day:
@@ -223,6 +232,22 @@ class Stored:
     def untold(self) -> Stored:
         """The same for a twin."""
         return replace(self, is_told=False)
+
+
+def _searched_values(packed: Packed, feature: str) -> np.ndarray:
+    """Table rows of the packed rows' values of a feature, 0 where they are unknown: int64."""
+    column = packed.categorical[:, packed.spec.categorical.index(feature)].astype(np.int64)
+    unknown = [OUT_OF_VOCABULARY, *packed.spec.evicted.get(feature, [])]
+    return np.where(np.isin(column, unknown), 0, column)
+
+
+def _keys(
+    kept_user: np.ndarray, kept_value: np.ndarray, row_user: np.ndarray, row_value: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A number per user and value, in the place of users; an unknown value meets no other."""
+    span = max(kept_value.max(initial=0), row_value.max(initial=0)) + 1
+    kept, row = kept_user * span + kept_value, row_user * span + row_value
+    return np.where(kept_value == 0, -1, kept), np.where(row_value == 0, -2, row)
 
 
 def _places_before(

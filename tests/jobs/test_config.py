@@ -109,6 +109,7 @@ def test_lists_are_replaced_whole():
             "vertical_student.user_vector: it reads vectors of users; found no user_vectors",
         ),
         ({"user_vectors": {}}, "user_vectors: they come from teacher.network.upstream; found none"),
+        ({"representation": {"search_by": "colour"}}, "representation.search_by: one of"),
         (
             {"teacher.network.upstream": UPSTREAM, "user_vectors.high_value_events": ["purchase"]},
             "found ['purchase']; correct the names",

@@ -25,6 +25,7 @@ def history(
     time_zone: str,
     *,
     same_day: bool,
+    values: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Impressions whose representations a row reads, in order.
 
@@ -35,9 +36,14 @@ def history(
         lookback_days: How long ago it may have become readable.
         time_zone: Of the log's days.
         same_day: Whether an impression is readable before its day ends.
+        values: By impression, the value that it has to share with the row; 0 where it is unknown.
     """
     found = []
     for one in kept:
+        if values is not None:
+            own = values.get(row["impression_id"], 0)
+            if own == 0 or values.get(one["impression_id"], 0) != own:
+                continue
         readable = readable_at(one, time_zone, same_day=same_day)
         is_recent = row["event_ts"] - readable <= timedelta(days=lookback_days)
         if one["user_id"] == row["user_id"] and readable < row["event_ts"] and is_recent:

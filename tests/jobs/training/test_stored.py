@@ -63,9 +63,9 @@ def table(kept):
     return pa.Table.from_pylist(kept, schema=schema)
 
 
-@pytest.mark.parametrize("same_day", [False, True])
-def test_rows_read_what_the_loop_over_impressions_says(packed, tmp_path, same_day):
-    settings = Representation(prefixes=(2, DIM), same_day=same_day, lookback_days=2)
+@pytest.mark.parametrize(("same_day", "by"), [(False, None), (True, None), (True, "surface")])
+def test_rows_read_what_the_loop_over_impressions_says(packed, tmp_path, same_day, by):
+    settings = Representation(prefixes=(2, DIM), same_day=same_day, lookback_days=2, search_by=by)
     kept, values = kept_rows(packed)
     counts = pack_representations(tmp_path / "r", packed, table(kept), settings, samples.ZONE)
     read = Representations(tmp_path / "r")
@@ -73,16 +73,22 @@ def test_rows_read_what_the_loop_over_impressions_says(packed, tmp_path, same_da
     found = read.history(packed, rows, length=4)
     ids = packed.ids().append_column("event_ts", pa.array(packed.event_us, MOMENT)).to_pylist()
     times = {one["impression_id"]: one["event_ts"] for one in kept}
-    num_read = 0
+    num_read, shared = 0, None
+    if by is not None:
+        column = packed.categorical[:, packed.spec.categorical.index(by)].tolist()
+        assert 0 in column, "some rows have an unknown value"
+        shared = dict(zip(packed.impression_ids().to_pylist(), column, strict=True))
     for place, row in enumerate(rows.tolist()):
-        expected = reference.history(ids[row], kept, 4, 2, samples.ZONE, same_day=same_day)
+        expected = reference.history(
+            ids[row], kept, 4, 2, samples.ZONE, same_day=same_day, values=shared
+        )
         start, end = found.offsets[place : place + 2].tolist()
         assert found.values[start:end].tolist() == [values[one] for one in expected]
         ages = [to_us(ids[row]["event_ts"]) - to_us(times[one]) for one in expected]
         assert found.age_us[start:end].tolist() == ages
         assert ids[row]["impression_id"] not in expected
         num_read += len(expected)
-    assert num_read > NUM_ROWS / 2
+    assert num_read > NUM_ROWS / (2 if by is None else 6)
     assert counts["rows_with_history"] == int((found.offsets.diff() > 0).sum())
 
 
