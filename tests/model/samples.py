@@ -240,8 +240,10 @@ def select_rows(batch: Batch, rows: list[int]) -> Batch:
         history,
         tuple(_select_bags(bag, rows) for bag in batch.bags),
         tuple(vectors[rows] for vectors in batch.content),
-        None if batch.user_vector is None else batch.user_vector[rows],
-        None if batch.representations is None else _select_stored(batch.representations, rows),
+        user_vector=None if batch.user_vector is None else batch.user_vector[rows],
+        representations=(
+            None if batch.representations is None else _select_stored(batch.representations, rows)
+        ),
     )
 
 

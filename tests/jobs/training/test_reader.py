@@ -31,6 +31,7 @@ class Labels:
         self.mature_us = (mature_hours * 3_600_000_000).astype(np.int64) + to_us(EPOCH)
         self.labels = np.where(missing, np.nan, np.arange(num_rows)[:, None] % 2).astype(np.float32)
         self.domain = np.zeros(num_rows, np.int8)
+        self.user = np.zeros(num_rows, np.int64)
         self.matured = Packed.matured.__get__(self)
         self.spec = InputSpec([], [], [], [], [], {}, None)
 
