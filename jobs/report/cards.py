@@ -38,8 +38,10 @@ def _use(facts: Facts, model: Model) -> Iterator[str]:
     contract = facts.config.contract
     if model.kind == "teacher":
         places = ", ".join(f"`{domain}`" for domain in contract.domains)
-        yield f"Probabilities of {_tasks(contract.tasks)} for every impression of {places}. Its"
-        yield "scores teach the students; it is too large to serve."
+        yield (
+            f"Probabilities of {_tasks(contract.tasks)} for every impression of {places}. Its "
+            "scores teach the students; it is too large to serve."
+        )
         return
     own = contract.domains[str(model.domain)]
     tasks = contract.tasks
@@ -49,8 +51,10 @@ def _use(facts: Facts, model: Model) -> Iterator[str]:
         tasks = contract.vertical_tasks(str(model.domain), model.title)
     else:
         place = f"every surface of `{model.domain}`"
-    yield f"Probabilities of {_tasks(tasks)} for ads on {place}. Not for other surfaces, nor for"
-    yield "users or ads of another log."
+    yield (
+        f"Probabilities of {_tasks(tasks)} for ads on {place}. Not for other surfaces, nor for "
+        "users or ads of another log."
+    )
 
 
 def _data(facts: Facts, model: Model) -> Iterator[str]:
@@ -58,12 +62,14 @@ def _data(facts: Facts, model: Model) -> Iterator[str]:
     if model.learnt is not None:
         since = facts.config.plan.trained_from if _has_parent(facts, model) else None
         start = "the first day of the run" if since is None else figures.moment(since, zone)
-        yield f"{model.learnt:,} impressions whose labels matured from {start} to"
-        yield f"{figures.moment(facts.config.plan.gate_start, zone)} {zone}; stage `final` has"
-        yield "learnt the gate window too."
+        end = figures.moment(facts.config.plan.gate_start, zone)
+        yield (
+            f"{model.learnt:,} impressions whose labels matured from {start} to {end} {zone}; "
+            "stage `final` has learnt the gate window too."
+        )
     read = [f"`{table.name}` version {table.version}" for table in facts.tables if table.pinned]
     if read:
-        yield f"Tables: {escape(', '.join(read))}."
+        yield f"Tables: {', '.join(read)}."
 
 
 def _training(facts: Facts, model: Model) -> Iterator[str]:
@@ -90,8 +96,8 @@ def _evaluation(facts: Facts, model: Model) -> Iterator[str]:
     if not model.overall:
         return
     plan, zone = facts.config.plan, facts.config.contract.time_zone
-    yield f"On {figures.moment(plan.gate_start, zone)} to {figures.moment(plan.gate_end, zone)},"
-    yield "which stage `judged` has not seen."
+    start, end = figures.moment(plan.gate_start, zone), figures.moment(plan.gate_end, zone)
+    yield f"On {start} to {end} {zone}, which stage `judged` has not seen."
     yield ""
     yield from figures_table([model])
 
