@@ -18,13 +18,10 @@ students learn from. An event arrives here with its day, as the log is delivered
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,14 +29,13 @@ import pyarrow.compute as pc
 import torch
 
 from jobs import delta
-from jobs.command import JobSummary, exit_with, log
-from jobs.config import Recipe, RunConfig, lapidary_home, load_config, with_overrides
+from jobs.command import JobSummary, log
+from jobs.config import Recipe, RunConfig, load_config
 from jobs.errors import ConfigError
 from jobs.family import member_folder, teacher_name, vertical_name, verticals
 from jobs.pack_examples import FOLDER, open_packed
 from jobs.promotions import Promotion, read_ledger
-from jobs.recipes import named_recipe
-from jobs.resolve_config import parse_overrides
+from jobs.recipe_command import recipe_main, recipe_parser
 from jobs.run_folders import packed_folders
 from jobs.training.checkpoints import Card, learnt_until_us, load_model, read_card
 from jobs.training.dense import micros
@@ -180,20 +176,5 @@ def _ratios(config: RunConfig, champion: Promotion, teacher: Path) -> dict[str, 
     return found
 
 
-def _main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--recipe", default="kuairand", help="name of the recipe")
-    parser.add_argument("--overrides", default="{}", help="JSON object of changed settings")
-    options = parser.parse_args()
-
-    def body() -> dict[str, Any]:
-        recipe = with_overrides(named_recipe(options.recipe), parse_overrides(options.overrides))
-        return asdict(run(recipe, str(lapidary_home())))
-
-    exit_with(body)
-
-
 if __name__ == "__main__":
-    _main()
+    recipe_main(recipe_parser(__doc__), lambda recipe, home, _: run(recipe, home))

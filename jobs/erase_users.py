@@ -27,7 +27,6 @@ import getpass
 import json
 import shutil
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,15 +34,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from jobs import delta
-from jobs.command import JobSummary, exit_with, log
-from jobs.config import Recipe, lapidary_home, with_overrides
+from jobs.command import JobSummary, log
+from jobs.config import Recipe
 from jobs.erased import IMPRESSION, USER, add_erased
 from jobs.erased import TABLE as ERASED
 from jobs.erasure import Erasure
 from jobs.errors import ConfigError
 from jobs.pins import read_pins
-from jobs.recipes import named_recipe
-from jobs.resolve_config import code_hash, parse_overrides
+from jobs.recipe_command import recipe_main, recipe_parser
+from jobs.resolve_config import code_hash
 from jobs.run_folders import packed_folders
 from jobs.user_rows import People
 
@@ -160,11 +159,7 @@ def read_ids(path: Path) -> list[str]:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--recipe", default="kuairand", help="name of the recipe")
-    parser.add_argument("--overrides", default="{}", help="JSON object of changed settings")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--users", type=Path, help="file with a user id per line")
     parser.add_argument("--user", action="append", default=[], help="a user id; may be repeated")
     parser.add_argument(
@@ -172,15 +167,12 @@ def _main() -> None:
         action="store_true",
         help="also from versions that registered models were trained on, which are tagged",
     )
-    options = parser.parse_args()
 
-    def body() -> dict[str, Any]:
-        recipe = with_overrides(named_recipe(options.recipe), parse_overrides(options.overrides))
+    def body(recipe: Recipe, home: str, options: argparse.Namespace) -> JobSummary:
         users = options.user + ([] if options.users is None else read_ids(options.users))
-        home = str(lapidary_home())
-        return asdict(run(recipe, home, users, include_pinned=options.include_pinned))
+        return run(recipe, home, users, include_pinned=options.include_pinned)
 
-    exit_with(body)
+    recipe_main(parser, body)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,12 @@ from datetime import timedelta
 from typing import Any
 
 from jobs.command import JobSummary, exit_with
-from jobs.config import Recipe, RunConfig, lapidary_home, load_config, with_overrides
+from jobs.config import Recipe, RunConfig, lapidary_home, load_config
 from jobs.learners import learners, reaches
-from jobs.recipes import named_recipe
+from jobs.recipe_command import chosen_recipe, recipe_parser
 from jobs.repairs import TABLE as REPAIRS
 from jobs.repairs import read_repairs
 from jobs.report.row import page
-from jobs.resolve_config import parse_overrides
 from jobs.row_labels import explain_labels
 from jobs.row_tables import FEATURES, RowTables, Story
 
@@ -78,13 +77,9 @@ def _models(recipe: Recipe, home: str, surface: str, labels: Story) -> list[dict
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("impression", help="impression_id, as the tables hold it")
-    parser.add_argument("--config", help="a run's config.json, for its recipe and home")
-    parser.add_argument("--recipe", default="kuairand", help="name of the recipe, without --config")
-    parser.add_argument("--overrides", default="{}", help="JSON object of changed settings")
+    parser.add_argument("--config", help="a run's config.json, in place of a recipe and the home")
     options = parser.parse_args()
 
     def body() -> dict[str, Any]:
@@ -100,8 +95,7 @@ def _place(options: argparse.Namespace) -> tuple[Recipe, str]:
     if options.config:
         config: RunConfig = load_config(options.config)
         return config, config.home
-    recipe = with_overrides(named_recipe(options.recipe), parse_overrides(options.overrides))
-    return recipe, str(lapidary_home())
+    return chosen_recipe(options), str(lapidary_home())
 
 
 if __name__ == "__main__":

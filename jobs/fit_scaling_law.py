@@ -15,20 +15,17 @@ but the largest that has run, which it predicts, and told of no model with too f
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jobs import tracking
-from jobs.command import JobSummary, exit_with, log, write_json
-from jobs.config import Recipe, ScalingLaw, lapidary_home, with_overrides
+from jobs.command import JobSummary, log, write_json
+from jobs.config import Recipe, ScalingLaw
 from jobs.errors import ConfigError
-from jobs.recipes import named_recipe
-from jobs.resolve_config import parse_overrides
+from jobs.recipe_command import recipe_main, recipe_parser
 from jobs.scaling import results, sizes
 from jobs.scaling.cells import OutOfBudget, cell_key, config_of, held_cells, run_cell
 from jobs.scaling.plots import excess_against_flops
@@ -167,20 +164,12 @@ def _sweep(settings: ScalingLaw) -> str:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--recipe", default="kuairand", help="name of the recipe")
-    parser.add_argument("--overrides", default="{}", help="JSON object of changed settings")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--cells", type=Path, help="file of cells; in the sweep's folder")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    options = parser.parse_args()
-
-    def body() -> dict[str, Any]:
-        recipe = with_overrides(named_recipe(options.recipe), parse_overrides(options.overrides))
-        return asdict(run(recipe, str(lapidary_home()), options.cells, options.device))
-
-    exit_with(body)
+    recipe_main(
+        parser, lambda recipe, home, options: run(recipe, home, options.cells, options.device)
+    )
 
 
 if __name__ == "__main__":

@@ -13,22 +13,19 @@ written; tables without days (ledger, vocabulary, reports of gates) are only cut
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import delta
-from jobs.command import JobSummary, exit_with, log
-from jobs.config import Recipe, lapidary_home, with_overrides
+from jobs.command import JobSummary, log
+from jobs.config import Recipe
 from jobs.pins import Pins, read_pins
-from jobs.recipes import named_recipe
-from jobs.resolve_config import parse_overrides
+from jobs.recipe_command import recipe_main, recipe_parser
 from jobs.run_folders import packed_folders
 from jobs.spark.session import spark_session
 from jobs.table_files import (
@@ -176,19 +173,9 @@ def _told(before: TableFiles, after: TableFiles, done: dict[str, int]) -> dict[s
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--recipe", default="kuairand", help="name of the recipe")
-    parser.add_argument("--overrides", default="{}", help="JSON object of changed settings")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--dry-run", action="store_true", help="report, change nothing")
-    options = parser.parse_args()
-
-    def body() -> dict[str, Any]:
-        recipe = with_overrides(named_recipe(options.recipe), parse_overrides(options.overrides))
-        return asdict(run(recipe, str(lapidary_home()), dry_run=options.dry_run))
-
-    exit_with(body)
+    recipe_main(parser, lambda recipe, home, told: run(recipe, home, dry_run=told.dry_run))
 
 
 if __name__ == "__main__":

@@ -13,20 +13,19 @@ one that died is carried out by the next; building a repaired day again leaves i
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import asdict
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from jobs import delta
-from jobs.command import JobSummary, exit_with, log
-from jobs.config import Recipe, lapidary_home, with_overrides
+from jobs.command import JobSummary, log
+from jobs.config import Recipe
 from jobs.errors import ConfigError
 from jobs.learners import learners, mark_stale, stale_notes
-from jobs.recipes import named_recipe
+from jobs.recipe_command import recipe_main, recipe_parser
 from jobs.repairs import TABLE, DayRepair, Repairs, append, read_repairs
-from jobs.resolve_config import code_hash, parse_overrides
+from jobs.resolve_config import code_hash
 from jobs.spark.repair import LabelTables
 from jobs.spark.session import spark_session
 
@@ -151,20 +150,5 @@ def _uri(recipe: Recipe, home: str, table: str) -> str:
     return f"{home}/tables/{recipe.contract.name}/{table}"
 
 
-def _main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--recipe", default="kuairand", help="name of the recipe")
-    parser.add_argument("--overrides", default="{}", help="JSON object of changed settings")
-    options = parser.parse_args()
-
-    def body() -> dict[str, Any]:
-        recipe = with_overrides(named_recipe(options.recipe), parse_overrides(options.overrides))
-        return asdict(run(recipe, str(lapidary_home())))
-
-    exit_with(body)
-
-
 if __name__ == "__main__":
-    _main()
+    recipe_main(recipe_parser(__doc__), lambda recipe, home, _: run(recipe, home))
