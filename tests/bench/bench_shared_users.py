@@ -22,7 +22,9 @@ from typing import Any
 import torch
 
 from model.batch import Batch, Timelines
-from model.config import FieldConfig, HistoryConfig, RankerConfig, TableConfig, WukongConfig
+from model.config import FieldConfig, RankerConfig, TableConfig
+from model.history_config import HistoryConfig
+from model.interaction.config import WukongConfig
 from model.ranker import Ranker, flops
 from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
 from tests.bench import harness

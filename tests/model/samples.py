@@ -257,3 +257,12 @@ def _select_stored(stored: StoredRepresentations, rows: list[int]) -> StoredRepr
 def _select_bags(bag: Bag, rows: list[int]) -> Bag:
     held = [bag.values[bag.offsets[row] : bag.offsets[row + 1]] for row in rows]
     return Bag(torch.cat(held), torch.tensor([0, *map(len, held)]).cumsum(0))
+
+
+def moved(module: torch.nn.Module) -> set[str]:
+    """Names of the parameters with a gradient other than zero."""
+    return {
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None and parameter.grad.to_dense().abs().max() > 0
+    }

@@ -15,7 +15,7 @@ from model.losses import (
     task_loss,
 )
 from model.ranker import Student
-from tests.model.samples import distillation_config, make_batch, ranker_config
+from tests.model.samples import distillation_config, make_batch, moved, ranker_config
 from tests.reference import model_losses as reference
 
 NAN = float("nan")
@@ -102,15 +102,6 @@ def run_student(**changes):
     teacher = TEACHER.clone().requires_grad_()
     adapted = student.adapter(teacher, batch.domain) if student.adapter else None
     return student, student(batch), teacher, adapted
-
-
-def moved(module):
-    """Names of the parameters with a gradient other than zero."""
-    return {
-        name
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None and parameter.grad.to_dense().abs().max() > 0
-    }
 
 
 def teach(student, output, teacher):

@@ -11,7 +11,7 @@ from model.distillation.config import SoftLabel
 from model.distillation.soft_losses import distillation_loss
 from model.losses import usable_scores
 from model.ranker import Student
-from tests.model.samples import distillation_config, make_batch, ranker_config
+from tests.model.samples import distillation_config, make_batch, moved, ranker_config
 from tests.reference import model_distillation, model_losses
 
 NAN = float("nan")
@@ -189,15 +189,6 @@ def run_student(**changes):
     student = Student(config, settings)
     batch = make_batch(config, (4, 0, 5))
     return student, student(batch), TEACHER.clone().requires_grad_()
-
-
-def moved(module):
-    """Names of the parameters with a gradient other than zero."""
-    return {
-        name
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None and parameter.grad.to_dense().abs().max() > 0
-    }
 
 
 def teach(student, output, teacher):
