@@ -23,7 +23,7 @@ def model_card(facts: Facts, model: Model) -> str:
         "Training data": _data(facts, model),
         "Training": _training(facts, model),
         "Evaluation": _evaluation(facts, model),
-        "Distillation": _distillation(model),
+        "Distillation": _distillation(facts, model),
         "Slices that differ most": _slices(model),
         "Limits": _limits(facts, model),
     }
@@ -102,9 +102,11 @@ def _evaluation(facts: Facts, model: Model) -> Iterator[str]:
     yield from figures_table([model])
 
 
-def _distillation(model: Model) -> Iterator[str]:
+def _distillation(facts: Facts, model: Model) -> Iterator[str]:
     if model.scorer is not None:
-        yield f"- Learns from labels and from the scores of `{model.scorer}`."
+        scorer = next(one for one in facts.members if one.name == model.scorer)
+        told = f": {scorer.teaches}" if scorer.teaches else ""
+        yield f"- Learns from labels and from what `{model.scorer}` told{told}."
     for gain in model.gains:
         yield (
             f"- {escape(gain.task)}: {figures.change(gain.versus.value)} NE against the twin that "

@@ -149,6 +149,19 @@ class Model:
     hashes: dict[str, str] = field(default_factory=dict)
     """Stage to hash of the weights."""
 
+    coverage: float = math.nan
+    """Share of its rows that it scored for students; NaN for a model that teaches none."""
+    staleness_days: float = math.nan
+    """From what it had learnt to the impressions that it scored, on average."""
+
+    @property
+    def teaches(self) -> str:
+        """How its scores are, in words; empty for a model that teaches none."""
+        if math.isnan(self.coverage):
+            return ""
+        age = "" if math.isnan(self.staleness_days) else f", {self.staleness_days:.1f} days old"
+        return f"scores of {self.coverage:.0%} of its rows{age}".replace("%", " %")
+
     def gain(self, task: str) -> Gain | None:
         """What distillation gave in a task."""
         return next((gain for gain in self.gains if gain.task == task), None)
@@ -196,6 +209,7 @@ class _Reader:
             (j for j in self.jobs if j.name == job and (part is None or j.part in (part, name))),
             Job(job),
         )
+        scored = self._scored(kind, trained)
         tasks = list(self.config.contract.tasks)
         if kind == "vertical" and domain is not None:
             tasks = self.config.contract.vertical_tasks(domain, title)
@@ -213,8 +227,19 @@ class _Reader:
             absorbed=[record for record in self.absorbed if record.model == name],
             learnt=trained.rows.get("learnt"),
             trial=trained.details.get("trial", {}),
+            coverage=number(scored.get("coverage")),
+            staleness_days=number(scored.get("age_days")),
             **self._registered(name, trained),
         )
+
+    def _scored(self, kind: str, trained: Job) -> Mapping[str, Any]:
+        """Facts of a model's scores: a domain student's own job told them, for the teacher a job
+        of its own."""
+        if kind == "teacher":
+            trained = next(
+                (j for j in self.jobs if j.name == "score_teacher"), Job("score_teacher")
+            )
+        return trained.details.get("scores", {})
 
     def _registered(self, name: str, trained: Job) -> dict[str, Any]:
         promoted = next((job for job in self.jobs if job.name == "promote_family"), None)

@@ -53,6 +53,16 @@ def test_transfer_is_told_or_why_it_is_not(config):
     assert "eta 0.50 (95 %: 0.30 to 0.80); TR undefined (no version)" in card
 
 
+def test_the_age_of_what_a_student_learnt_from_is_told(config):
+    scores = {"coverage": 0.736, "age_days": 0.607, "calibration": {}}
+    samples.job(config, "score_teacher", details={"scores": scores})
+    facts = gather(config)
+    assert facts.teacher.teaches == "scores of 74 % of its rows, 0.6 days old"
+    assert facts.models[2].teaches == ""
+    card = model_card(facts, facts.models[1])
+    assert "from what `shop-teacher` told: scores of 74 % of its rows, 0.6 days old." in card
+
+
 def test_the_worst_slices_come_first(config):
     slices = [
         figures(slice_kind="vertical", slice=f"s{n}", versus_value=n / 100, judged=True)

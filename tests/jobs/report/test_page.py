@@ -138,6 +138,14 @@ def test_an_undefined_eta_is_told_with_its_reason(tmp_path):
     assert "Why ratios are undefined (1) shop-app click eta too small a gain" in found
 
 
+def test_the_age_of_scores_stands_under_the_tree(tmp_path):
+    config = samples.promoted(samples.daily_run(tmp_path))
+    scores = {"coverage": 0.5, "age_days": None, "calibration": {}}
+    samples.job(config, "score_teacher", details={"scores": scores})
+    found = text(section(page(config), "family"))
+    assert "averages over the run's rows: shop-teacher, scores of 50 % of its rows." in found
+
+
 def test_the_best_metric_of_a_row_is_shaded(whole):
     first = re.search(r'<td class="n best">([^<]*)</td>', section(whole, "metrics"))
     assert first is not None
