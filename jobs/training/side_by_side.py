@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def side_by_side(calls: Sequence[Callable[[], T]], resources: Resources) -> list[T]:
-    """Make calls in processes of their own, `student_processes` at a time.
+    """Make calls in processes of their own, `job_processes` at a time.
 
     The processes are forked, so that rows, which nobody changes, are in memory once; what a call
     returns is sent back, so it should be small. A forked process can neither read Delta tables nor
@@ -33,7 +33,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], resources: Resources) -> list
         Exception: Whatever a call raised first.
     """
     threads = resources.worker_threads
-    if resources.device != "cpu" or min(resources.student_processes, len(calls)) == 1:
+    if resources.device != "cpu" or min(resources.job_processes, len(calls)) <= 1:
         torch.set_num_threads(threads)
         return [call() for call in calls]
     # Threads of OpenMP do not survive a fork: none may be started before it.
@@ -42,7 +42,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], resources: Resources) -> list
     torch.optim.Adam([torch.zeros(1)])
     fork = multiprocessing.get_context("fork")
     # What initialises a forked process is inherited, not sent.
-    with ProcessPoolExecutor(resources.student_processes, fork, _take, (calls, threads)) as pool:
+    with ProcessPoolExecutor(resources.job_processes, fork, _take, (calls, threads)) as pool:
         return list(pool.map(_make, range(len(calls))))
 
 

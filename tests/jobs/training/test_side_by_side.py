@@ -9,7 +9,7 @@ from jobs.config import Resources
 from jobs.errors import ConfigError
 from jobs.training.side_by_side import side_by_side
 
-TWO = Resources(student_processes=2)
+TWO = Resources(job_processes=2)
 
 
 def told(value):
@@ -32,7 +32,7 @@ def test_what_is_not_sent_is_inherited():
 
 
 @pytest.mark.parametrize(
-    "resources", [Resources(student_processes=1), Resources(student_processes=2, device="cuda")]
+    "resources", [Resources(job_processes=1), Resources(job_processes=2, device="cuda")]
 )
 def test_one_process_and_a_gpu_keep_all_here(resources):
     found = side_by_side([partial(told, value) for value in range(2)], resources)
