@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from jobs.training.reader import Reader
 from jobs.training.representations import ENCODER, load_encoder, save_encoder
 from jobs.training.scoring import predict
 from jobs.training.segments import Segment, gate_segment
+from jobs.training.side_by_side import side_by_side
 from jobs.training.students import (
     StudentPlan,
     student_card,
@@ -56,12 +59,18 @@ def run(config: RunConfig) -> JobSummary:
 
     from validation.frames import ABSORBED
 
-    torch.set_num_threads(config.resources.worker_threads)
     packed = open_packed(config)
     gate = gate_segment(config.plan)
-    records = _absorb_teacher(config, packed, gate)
-    for plan in student_plans(config):
-        records += _absorb_student(config, plan, packed, gate)
+    # Before anything starts threads of its own: the processes are forked. They cannot read Delta.
+    students = side_by_side(
+        [
+            partial(_absorb_student, config, plan, _reader(config, plan, packed), gate)
+            for plan in student_plans(config)
+        ],
+        config.resources,
+    )
+    torch.set_num_threads(config.resources.worker_threads)
+    records = [*_absorb_teacher(config, packed, gate), *chain.from_iterable(students)]
     write_json(config.run_folder / METRICS, records)
     for record in records:
         figures = {
@@ -107,11 +116,14 @@ def _absorb_teacher(config: RunConfig, packed: Packed, gate: Segment) -> list[di
     return _records(config, name, teacher_reader(config, packed), gate, watched)
 
 
-def _absorb_student(
-    config: RunConfig, plan: StudentPlan, packed: Packed, gate: Segment
-) -> list[dict[str, Any]]:
+def _reader(config: RunConfig, plan: StudentPlan, packed: Packed) -> Reader:
     teacher, _ = teacher_scores(config, plan, packed)
-    reader = student_reader(config, plan, packed, teacher)
+    return student_reader(config, plan, packed, teacher)
+
+
+def _absorb_student(
+    config: RunConfig, plan: StudentPlan, reader: Reader, gate: Segment
+) -> list[dict[str, Any]]:
     judged = stage_folder(config, plan.name, "judged")
     final = stage_folder(config, plan.name, "final")
     watched: Watched = []

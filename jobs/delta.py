@@ -387,7 +387,7 @@ def write_arrow_day(
     assert rows.num_rows > 0, "an empty write never replaces a partition"
     table = open_table(uri)
     rows = rows.sort_by([(name, "ascending") for name in order]).combine_chunks()
-    digest = arrow_digest(rows)
+    digest = arrow_digest(rows, is_taken=True)
     held = live_commits(table).get(day)
     if held is not None and held.digest == digest:
         return None, held

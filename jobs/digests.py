@@ -10,10 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 
-def arrow_digest(rows: pa.Table) -> str:
-    """Hash of a table's names, types and values, in their order."""
-    # Taken anew: a slice, or what happens to lie under a null, would show in the bytes.
-    copy = rows.replace_schema_metadata(None).take(pa.array(np.arange(rows.num_rows)))
+def arrow_digest(rows: pa.Table, *, is_taken: bool = False) -> str:
+    """Hash of a table's names, types and values, in their order.
+
+    Args:
+        rows: The table.
+        is_taken: Whether a sort or a `take` has just made it.
+    """
+    copy = rows.replace_schema_metadata(None)
+    if not is_taken:
+        # Taken anew: a slice, or what happens to lie under a null, would show in the bytes.
+        copy = copy.take(pa.array(np.arange(rows.num_rows)))
     sink = _Hash()
     with pa.PythonFile(sink, "w") as file, pa.ipc.new_stream(file, copy.schema) as writer:
         for batch in copy.combine_chunks().to_batches():

@@ -70,6 +70,12 @@ def segment_folder(config: RunConfig, name: str, trial: int, index: int) -> Path
     return config.run_folder / "models" / name / f"trial-{trial}" / f"segment-{index:03d}"
 
 
+def trial_folder(config: RunConfig, name: str, trial: int, *, twin: bool) -> Path:
+    """Checkpoint of a student, or of its twin, at the end of a trial: the best is then judged."""
+    kind = f"{TWIN}-trial" if twin else "trial"
+    return config.run_folder / "models" / name / f"{kind}-{trial}" / "end"
+
+
 def opponent(config: RunConfig) -> Promotion | None:
     """The family that this run is judged against: the champion, or on a repeat the parent."""
     number = config.plan.champion if config.plan.promotable else config.plan.parent

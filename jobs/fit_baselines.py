@@ -11,6 +11,9 @@ labels are all alike the last two are the base rate.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from jobs.command import JobSummary, log, main
@@ -20,6 +23,7 @@ from jobs.training.dense import smoothed_log_odds
 from jobs.training.evaluation import GateRows
 from jobs.training.inputs import Packed
 from jobs.training.reader import Reader
+from jobs.training.side_by_side import side_by_side
 
 FILE = "baselines.npz"
 NAMES = ("base_rate", "log_odds", "logistic", "trees")
@@ -34,6 +38,8 @@ def run(config: RunConfig) -> JobSummary:
         name: np.zeros((len(rows), len(packed.spec.tasks)), np.float32) for name in NAMES
     }
     fitted = 0
+    calls: list[Callable[[], np.ndarray]] = []
+    places: list[tuple[str, int]] = []
     for t, task in enumerate(packed.spec.tasks):
         learnt = np.flatnonzero(packed.matured(None, config.plan.gate_start)[:, t])
         fitted = max(fitted, len(learnt))
@@ -41,12 +47,14 @@ def run(config: RunConfig) -> JobSummary:
         predictions["base_rate"][:, t] = y.mean()
         logits = smoothed_log_odds(packed.dense[rows], packed.spec.dense, config.contract, task)
         predictions["log_odds"][:, t] = 1.0 / (1.0 + np.exp(-logits))
-        for name, predict in (("logistic", _logistic), ("trees", _trees)):
+        for name, predict in (("trees", _trees), ("logistic", _logistic)):
             if len(np.unique(y)) < 2:
                 predictions[name][:, t] = predictions["base_rate"][:, t]
                 continue
-            predictions[name][:, t] = predict(packed, learnt, y, rows)
-            log.info("%s: %s fitted on %d rows", name, task, len(learnt))
+            calls.append(partial(_fitted, name, task, partial(predict, packed, learnt, y, rows)))
+            places.append((name, t))
+    for (name, t), told in zip(places, side_by_side(calls, config.resources), strict=True):
+        predictions[name][:, t] = told
     np.savez(config.run_folder / FILE, rows=rows, **predictions)  # pyright: ignore[reportArgumentType]
     return JobSummary(
         job="fit_baselines", inputs=packed.inputs, rows={"learnt": fitted, "gate": len(rows)}
@@ -59,6 +67,16 @@ def read_baselines(config: RunConfig, reader: Reader, gate: GateRows) -> dict[st
     at = np.searchsorted(held["rows"], gate.rows)
     assert np.array_equal(held["rows"][at], gate.rows), "baselines predict every gate row"
     return {name: held[name][at][:, reader.tasks] for name in NAMES}
+
+
+def _fitted(name: str, task: str, predict: Callable[[], np.ndarray]) -> np.ndarray:
+    from threadpoolctl import threadpool_limits
+
+    # Threads of trees wait for each other busily: beside other processes they lose more than gain.
+    with threadpool_limits(1):
+        told = predict()
+    log.info("%s: %s fitted", name, task)
+    return told
 
 
 def _logistic(packed: Packed, learnt: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ from datetime import date
 from jobs.config import REPOSITORY, Gates, Recipe, Resources, Timeline, Windows, lapidary_home
 from jobs.contract import load_contract
 from jobs.errors import ConfigError
+from jobs.named_networks import NETWORKS, Size
+from jobs.representation_settings import UserVectorReading, UserVectors
 from jobs.training_settings import Network, Student, Training, Trial
 from model.interaction.config import WukongConfig
 
@@ -45,6 +47,38 @@ def kuairand() -> Recipe:
         domain_student=Student(training=_small(width=16, batch_size=256)),
         vertical_student=Student(training=_small(width=16, batch_size=128)),
         resources=_SMALL_LOG,
+    )
+
+
+def gem() -> Recipe:
+    """Retrain on the bundled log in the whole GEM form, as a family of its own.
+
+    The teacher has cross-layer attention, an upstream over the whole timeline, and InterFormer
+    around its Wukong layers. The upstream writes vectors of users, anew after every event of high
+    value; students read them beside a short history of their own.
+
+    Command: `make retrain RECIPE=gem`. Expected: see RESULTS.md.
+    """
+    base = kuairand()
+    return base.model_copy(
+        update={
+            "name": "gem",
+            "contract": base.contract.model_copy(update={"name": "kuairand_gem"}),
+            "teacher": base.teacher.model_copy(update={"network": NETWORKS["gem"](Size())}),
+            "domain_student": _with_user_vector(base.domain_student),
+            "vertical_student": _with_user_vector(base.vertical_student),
+            "user_vectors": UserVectors(
+                high_value_events=tuple(base.contract.tasks["engage"].outcomes)
+            ),
+        }
+    )
+
+
+def _with_user_vector(student: Student) -> Student:
+    network = student.training.network.model_copy(update={"num_events": 32})
+    training = student.training.model_copy(update={"network": network})
+    return student.model_copy(
+        update={"training": training, "user_vector": UserVectorReading(num_tokens=2)}
     )
 
 
@@ -135,7 +169,7 @@ def _small(width: int, batch_size: int) -> Training:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (kuairand, simulated, world, tiny)
+    recipe.__name__: recipe for recipe in (kuairand, gem, simulated, world, tiny)
 }
 
 

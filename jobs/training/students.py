@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,13 @@ from jobs.family import (
     stage_folder,
     teacher_name,
     trained_from,
+    trial_folder,
     vertical_name,
     verticals,
 )
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
-from jobs.training.checkpoints import Card, read_card
+from jobs.training.checkpoints import Card, copy_checkpoint, read_card
 from jobs.training.inputs import Packed
 from jobs.training.loop import Learner
 from jobs.training.networks import (
@@ -48,6 +50,7 @@ from jobs.training.score_facts import fact_metrics, score_facts
 from jobs.training.scoring import read_scores, score_out_of_sample
 from jobs.training.segments import Segment, training_segments
 from jobs.training.sharing import SharedStart, share, shared_start
+from jobs.training.side_by_side import side_by_side
 from jobs.training.stored import (
     REPRESENTATIONS,
     USER_VECTORS,
@@ -189,15 +192,17 @@ def _stored(config: RunConfig, settings: Student) -> Stored:
 
 @dataclass(frozen=True)
 class Arm:
-    """A trained model: the student or its twin."""
+    """A trained model: the student or its twin, by one trial."""
 
     card: Card
-    learner: Learner
+    folder: Path
+    """Its checkpoint."""
     results: list[SegmentResult]
     segments: list[Path]
     """Checkpoints at the ends of the segments, where they were kept."""
     index: int
     """Which trial it is."""
+    distilled: bool
 
     @property
     def ne(self) -> float:
@@ -205,9 +210,58 @@ class Arm:
         return recent_ne(self.results)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a student and its twin are to learn, and from where on."""
+
+    config: RunConfig
+    plan: StudentPlan
+    reader: Reader
+    """Of the student."""
+    segments: Sequence[Segment]
+    parent: Path | None
+    """Of the student: its twin's lies within."""
+    shared: SharedStart | None
+
+    def trials(self, *, distilled: bool) -> tuple[Trial, ...]:
+        """All trials; a warm start keeps its parent's."""
+        if self.parent is None:
+            return self.plan.settings.training.trials
+        parent = self.parent if distilled else self.parent / TWIN
+        return (Trial(**read_card(parent).trial),)
+
+    def learn(self, trial: Trial, index: int, *, distilled: bool) -> Arm:
+        """Train one arm, and leave a checkpoint of it."""
+        config, plan, segments, parent = self.config, self.plan, self.segments, self.parent
+        reader = self.reader if distilled else twin_reader(self.reader)
+        if distilled and self.shared is not None:
+            segments = self.shared.segments
+        if parent is not None and not distilled:
+            parent = parent / TWIN
+        card = student_card(config, plan, reader, trial, distilled=distilled)
+        card, learner = trainee.start(card, plan.settings.training, reader, segments, parent)
+        if distilled and parent is None:
+            card = _first_taught(card, learner, plan, reader, segments, self.shared)
+        kept: list[Path] = []
+
+        def keep(card: Card, learner: Learner, _: SegmentResult) -> None:
+            folder = segment_folder(config, plan.name, index, len(kept))
+            trainee.save(folder, card, learner)
+            kept.append(folder)
+
+        scores_others = distilled and plan.kind == "domain"
+        on_segment = keep if scores_others else trainee.keep_nothing
+        card, results = trainee.train(card, learner, reader, segments, on_segment)
+        folder = trial_folder(config, plan.name, index, twin=not distilled)
+        trainee.save(folder, card, learner)
+        arm = Arm(card, folder, results, kept, index, distilled)
+        who = plan.name if distilled else f"{plan.name}-{TWIN}"
+        log.info("%s: trial %d has NE %.4f on the last day", who, index, arm.ne)
+        return arm
+
+
 def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     """Train a student and its twin up to the gate window; a domain student scores its rows too."""
-    torch.set_num_threads(config.resources.worker_threads)
     packed = open_packed(config)
     teacher, scores = teacher_scores(config, plan, packed)
     scores |= stored_versions(config, plan)
@@ -216,14 +270,14 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     parent = parent_folder(config, plan.name)
     zone = config.contract.time_zone
     segments = training_segments(config.plan, packed, zone, afresh=parent is None)
-    twin_parent = None if parent is None else parent / TWIN
-    student = _best_arm(config, plan, reader, segments, parent, distilled=True)
-    twin = _best_arm(config, plan, twin_reader(reader), segments, twin_parent, distilled=False)
+    shared = None if parent is not None else shared_start(config, plan, segments)
+    student, twin = _best(Lesson(config, plan, reader, segments, parent, shared))
     judged = stage_folder(config, plan.name, "judged")
-    trainee.save(judged, student.card, student.learner)
-    trainee.save(judged / TWIN, twin.card, twin.learner)
+    copy_checkpoint(student.folder, judged)
+    copy_checkpoint(twin.folder, judged / TWIN)
     scored, version, facts = {}, None, None
     if plan.kind == "domain":
+        torch.set_num_threads(config.resources.num_workers * config.resources.worker_threads)
         checkpoints = ([] if parent is None else [parent]) + student.segments
         scored, version = score_out_of_sample(config, plan.name, reader, checkpoints)
         facts = score_facts(config, plan.name, reader, plan.tasks, version)
@@ -303,48 +357,19 @@ def student_card(
     return replace(card, distillation=distillation.model_dump(mode="json"))
 
 
-def _best_arm(
-    config: RunConfig,
-    plan: StudentPlan,
-    reader: Reader,
-    segments: Sequence[Segment],
-    parent: Path | None,
-    *,
-    distilled: bool,
-) -> Arm:
-    """Train with every trial and keep the best; a warm start keeps its parent's."""
-    shared = shared_start(config, plan, segments) if distilled and parent is None else None
-    if shared is not None:
-        segments = shared.segments
-    trials = plan.settings.training.trials
-    if parent is not None:
-        trials = (Trial(**read_card(parent).trial),)
-    arms = []
-    for index, trial in enumerate(trials):
-        card = student_card(config, plan, reader, trial, distilled=distilled)
-        card, learner = trainee.start(card, plan.settings.training, reader, segments, parent)
-        if distilled and parent is None:
-            card = _first_taught(card, learner, plan, reader, segments, shared)
-        kept: list[Path] = []
-
-        def keep(
-            card: Card,
-            learner: Learner,
-            _: SegmentResult,
-            index: int = index,
-            kept: list[Path] = kept,
-        ) -> None:
-            folder = segment_folder(config, plan.name, index, len(kept))
-            trainee.save(folder, card, learner)
-            kept.append(folder)
-
-        scores_others = distilled and plan.kind == "domain"
-        on_segment = keep if scores_others else trainee.keep_nothing
-        card, results = trainee.train(card, learner, reader, segments, on_segment)
-        arms.append(Arm(card, learner, results, kept, index))
-        if len(trials) > 1:
-            log.info("%s: trial %d has NE %.4f on the last day", plan.name, index, arms[-1].ne)
-    return min(arms, key=lambda arm: arm.ne)
+def _best(lesson: Lesson) -> tuple[Arm, Arm]:
+    """Train a student and its twin with every trial, side by side, and keep the best of each."""
+    arms = side_by_side(
+        [
+            partial(lesson.learn, trial, index, distilled=distilled)
+            for distilled in (True, False)
+            for index, trial in enumerate(lesson.trials(distilled=distilled))
+        ],
+        lesson.config.resources,
+    )
+    students = [arm for arm in arms if arm.distilled]
+    twins = [arm for arm in arms if not arm.distilled]
+    return min(students, key=lambda arm: arm.ne), min(twins, key=lambda arm: arm.ne)
 
 
 def _first_taught(

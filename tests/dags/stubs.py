@@ -25,6 +25,7 @@ _LIGHT = (
     "contract_checks",
     "errors",
     "feeds",
+    "named_networks",
     "recipes",
     "representation_settings",
     "settings",

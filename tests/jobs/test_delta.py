@@ -397,6 +397,9 @@ def test_a_digest_is_of_the_values_not_of_how_they_lie_in_memory(values, data):
     assert arrow_digest(inside) == arrow_digest(whole)
     assert arrow_digest(masked) == arrow_digest(whole)
     assert arrow_digest(whole.replace_schema_metadata({"k": "v"})) == arrow_digest(whole)
+    for made in (pieces, inside, masked):
+        by_value = made.sort_by([("a", "ascending"), ("b", "ascending")]).combine_chunks()
+        assert arrow_digest(by_value, is_taken=True) == arrow_digest(by_value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""Calls in processes of their own."""
+
+import os
+from functools import partial
+
+import pytest
+
+from jobs.config import Resources
+from jobs.errors import ConfigError
+from jobs.training.side_by_side import side_by_side
+
+TWO = Resources(job_processes=2)
+
+
+def told(value):
+    return value, os.getpid()
+
+
+def refuse():
+    raise ConfigError("x: found 1; choose 2")
+
+
+def test_answers_come_in_the_order_of_the_calls_from_other_processes():
+    found = side_by_side([partial(told, value) for value in range(5)], TWO)
+    assert [value for value, _ in found] == list(range(5))
+    assert os.getpid() not in {pid for _, pid in found}
+
+
+def test_what_is_not_sent_is_inherited():
+    unsendable = lambda: 7  # noqa: E731
+    assert side_by_side([unsendable, unsendable], TWO) == [7, 7]
+
+
+@pytest.mark.parametrize(
+    "resources", [Resources(job_processes=1), Resources(job_processes=2, device="cuda")]
+)
+def test_one_process_and_a_gpu_keep_all_here(resources):
+    found = side_by_side([partial(told, value) for value in range(2)], resources)
+    assert found == [(0, os.getpid()), (1, os.getpid())]
+
+
+def test_an_error_of_a_call_comes_back_as_it_is():
+    with pytest.raises(ConfigError, match="choose 2"):
+        side_by_side([partial(told, 0), refuse], TWO)
+
+
+def test_a_killed_process_is_an_error():
+    with pytest.raises(Exception, match="terminated abruptly"):
+        side_by_side([partial(os._exit, 9), partial(told, 1)], TWO)
