@@ -50,12 +50,18 @@ class RowDcnV2(DCNv2):
         parts = [self.crossnet(embedded), self.parallel_dnn(embedded)]
         return {"y_pred": self.output_activation(self.fc(torch.cat(parts, dim=-1)))}
 
+    def eval_step(self):
+        # `fit` evaluates within its last step; that is not training.
+        self.paced.tell()
+        super().eval_step()
+
 
 class Paced:
     """A loader that hands on batches as they are asked for, and tells what each order took."""
 
     def __init__(self, loader, num_batches):
         self.loader, self.num_batches = loader, num_batches
+        self.began, self.loader_seconds = None, 0.0
 
     def __len__(self):
         return self.num_batches
@@ -64,20 +70,26 @@ class Paced:
         batches, given = iter(self.loader), 0
         while given < self.num_batches:
             number = int(input())
-            wall, cpu = time.perf_counter(), time.process_time()
-            loader_wall = 0.0
+            self.began, self.loader_seconds = (time.perf_counter(), time.process_time()), 0.0
             for _ in range(number):
-                began = time.perf_counter()
+                asked = time.perf_counter()
                 batch = next(batches)
-                loader_wall += time.perf_counter() - began
+                self.loader_seconds += time.perf_counter() - asked
                 yield batch
             # The last step is over when the next batch is asked for.
+            self.tell()
+            given += number
+
+    def tell(self):
+        """What the order took, once."""
+        if self.began is not None:
+            wall, cpu = self.began
             answer(
                 wall_seconds=time.perf_counter() - wall,
                 cpu_seconds=time.process_time() - cpu,
-                loader_seconds=loader_wall,
+                loader_seconds=self.loader_seconds,
             )
-            given += number
+        self.began = None
 
 
 def answer(**told):
@@ -147,7 +159,8 @@ def main():
             given = np.load(folder / "weights.npz")
             model.load_state_dict({name: torch.from_numpy(given[name]) for name in given.files})
         else:
-            model.fit(Paced(train, setup["num_steps"]), validation_data=test)
+            model.paced = Paced(train, setup["num_steps"])
+            model.fit(model.paced, validation_data=test)
         np.save(folder / "peer_predictions.npy", model.predict(test))
         answer(done=True)
 
