@@ -50,6 +50,22 @@ def test_logits_follow_the_order_of_the_batch():
     )
 
 
+@pytest.mark.parametrize("domain_heads", ["whole", "final_layer"])
+def test_heads_of_a_single_domain_are_those_of_one_among_several(domain_heads):
+    torch.manual_seed(0)
+    several = DomainTaskHeads(ranker_config(domain_heads=domain_heads))
+    single = DomainTaskHeads(ranker_config(domain_heads=domain_heads, domains=("feed",)))
+    single.load_state_dict(several.state_dict(), strict=False)
+    representation, domain = torch.randn(5, 40), torch.zeros_like(DOMAIN)
+    found = []
+    for module in (several, single):
+        read = representation.clone().requires_grad_()
+        logits = module(read, domain)
+        logits.square().sum().backward()
+        found.append([logits, read.grad, *(p.grad for p in module.domains[0].parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_prior_moves_the_mean_prediction_to_the_base_rate():
     module, _ = make_heads()
     rates = torch.tensor([[0.1, 0.02, 0.5], [0.3, 0.001, 0.9]])

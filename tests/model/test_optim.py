@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from model.config import TableConfig
 from model.embeddings import grow_table
 from model.optim import (
+    EPSILON,
     RowWiseAdagrad,
     WeightAverage,
     build_optimizers,
@@ -63,6 +64,41 @@ def test_sparse_gradient_with_repeated_rows_equals_the_dense_one(rows):
     torch.testing.assert_close(actual, expected)
     unread = [row for row in range(5) if row not in rows]
     assert torch.equal(actual[unread], table[unread])
+
+
+def test_gradients_of_a_repeated_row_are_summed_in_the_order_of_the_batch():
+    rows = torch.tensor([[3, 1, 3, 1, 3, 1]])
+    # In single precision 1e8 + 1 is 1e8, so that only this order leaves a 1, and a 0.
+    values = torch.tensor([[1e8], [1e8], [-1e8], [1.0], [1.0], [-1e8]])
+    with torch.sparse.check_sparse_tensor_invariants():
+        gradient = torch.sparse_coo_tensor(rows, values, (5, 1))
+    table, _ = take_steps(torch.zeros(5, 1), [gradient])
+    torch.testing.assert_close(table.flatten(), torch.tensor([0.0, 0.0, 0.0, -0.1, 0.0]))
+
+
+def test_a_sparse_gradient_of_no_rows_moves_nothing():
+    with torch.sparse.check_sparse_tensor_invariants():
+        gradient = torch.sparse_coo_tensor(torch.zeros(1, 0).long(), torch.zeros(0, 2), (3, 2))
+    table, _ = take_steps(torch.ones(3, 2), [gradient])
+    assert torch.equal(table, torch.ones(3, 2))
+
+
+def test_a_sparse_step_moves_rows_as_adding_them_one_by_one_does():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, 300, (1, 1000), generator=generator)
+    values, table = (torch.randn(n, 16, generator=generator) for n in (1000, 300))
+    with torch.sparse.check_sparse_tensor_invariants():
+        gradient = torch.sparse_coo_tensor(rows, values, (300, 16))
+    actual, optimizer = take_steps(table, [gradient])
+    summed = torch.zeros(300, 16)
+    for row, value in zip(rows[0], values, strict=True):
+        summed[row] += value
+    sums = summed.square().mean(1)
+    steps = summed / (sums.sqrt() + EPSILON)[:, None]
+    expected = table.index_add(0, torch.arange(300), steps, alpha=-0.1)
+    assert torch.equal(actual, expected)
+    (state,) = optimizer.state.values()
+    assert torch.equal(state["sum"], sums)
 
 
 def test_first_step_has_the_length_of_the_learning_rate():
