@@ -62,6 +62,7 @@ def learn(
     rows: np.ndarray,
     rates: tuple[float, float],
     batch_of: Callable[[np.ndarray], Batch],
+    batch_rows: int = BATCH_ROWS,
 ) -> None:
     """Train on rows, each once.
 
@@ -74,11 +75,12 @@ def learn(
         rows: Numbers of its rows, in order of time.
         rates: Learning rates of dense weights and of tables.
         batch_of: Rows by number as the ranker reads them.
+        batch_rows: Rows of the log of a step.
     """
     ranker.set_prior(_prior(stream, rows, len(ranker.config.domains), batch_of))
     optimizers = build_optimizers(ranker, *rates)
     # Cut by the log's rows, so that a ranker of one domain takes as many steps as one of all.
-    steps = np.split(rows, np.flatnonzero(np.diff(rows // BATCH_ROWS)) + 1)
+    steps = np.split(rows, np.flatnonzero(np.diff(rows // batch_rows)) + 1)
     for step, own in enumerate(steps):
         share = (step + 1) / len(steps)
         factor = min(share / _WARM_UP_RATIO, (1 - share) / (1 - _WARM_UP_RATIO))
