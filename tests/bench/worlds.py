@@ -79,10 +79,9 @@ def learn(
     """
     ranker.set_prior(_prior(stream, rows, len(ranker.config.domains), batch_of))
     optimizers = build_optimizers(ranker, *rates)
-    # Cut by the log's rows, so that a ranker of one domain takes as many steps as one of all.
-    steps = np.split(rows, np.flatnonzero(np.diff(rows // batch_rows)) + 1)
-    for step, own in enumerate(steps):
-        share = (step + 1) / len(steps)
+    cut = steps(rows, batch_rows)
+    for step, own in enumerate(cut):
+        share = (step + 1) / len(cut)
         factor = min(share / _WARM_UP_RATIO, (1 - share) / (1 - _WARM_UP_RATIO))
         logits = ranker(batch_of(own)).logits[:, 0]
         loss = binary_cross_entropy_with_logits(logits, stream.labels[torch.from_numpy(own)])
@@ -93,6 +92,11 @@ def learn(
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
+
+
+def steps(rows: np.ndarray, batch_rows: int) -> list[np.ndarray]:
+    """Rows by step: so many of the log's, so that a ranker of some takes as many as one of all."""
+    return np.split(rows, np.flatnonzero(np.diff(rows // batch_rows)) + 1)
 
 
 @torch.no_grad()
