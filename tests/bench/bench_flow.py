@@ -145,7 +145,7 @@ def summary(days: Days, sweep: Sweep) -> Iterator[dict[str, Any]]:
     told: dict[str, np.ndarray] = {}
     for arm in sweep.arms:
         line: dict[str, Any] = {"arm": arm} | costs(ranker_config(stream, arm))
-        own, setting = sweep.judged(arm), sweep.setting(arm)
+        own, setting = sweep.judged(arm, sweep.num_seeds()), sweep.setting(arm)
         if own is None or setting is None:
             yield line | {"result": "not run"}
             continue
@@ -163,7 +163,8 @@ def summary(days: Days, sweep: Sweep) -> Iterator[dict[str, Any]]:
         else:
             yield line | {"result": "not run"}
     rows = {"learnt_rows": len(days.learnt), "judged_rows": len(judged)}
-    yield rows | {"torch": torch.__version__, "not_run": len(sweep.missing())}
+    # With fewer seeds than five the rules are not judged.
+    yield rows | {"torch": torch.__version__, "num_seeds": sweep.num_seeds()}
 
 
 def _points(value: float | np.floating) -> float:

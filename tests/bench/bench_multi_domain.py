@@ -110,7 +110,8 @@ def mean_ne(stream: Stream, rows: np.ndarray, told: np.ndarray) -> float:
 
 def joined(sweep: Sweep) -> dict[str, np.ndarray | None]:
     """Probabilities of each arm, seeds x rows; those of separate from the ranker of each row."""
-    found = {arm: sweep.judged(arm) for arm in ARMS}
+    # Paired: only seeds that all arms have run.
+    found = {arm: sweep.judged(arm, sweep.num_seeds()) for arm in ARMS}
     told: dict[str, np.ndarray | None] = {arm: found[arm] for arm in MERGED}
     parts = [found[arm] for arm in ARMS if arm not in MERGED]
     whole = [part for part in parts if part is not None]
@@ -157,7 +158,8 @@ def summary(days: Days, sweep: Sweep) -> Iterator[dict[str, Any]]:
                     p_star[at], each, theirs[:, at], users[at]
                 )
             yield line
-    yield {"batch_rows": BATCH_ROWS, "torch": torch.__version__, "not_run": len(sweep.missing())}
+    # With fewer seeds than five the rules are not judged.
+    yield {"batch_rows": BATCH_ROWS, "torch": torch.__version__, "num_seeds": sweep.num_seeds()}
 
 
 def _points(value: float | np.floating) -> float:

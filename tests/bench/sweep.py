@@ -97,10 +97,19 @@ class Sweep:
         wanted += [Cell(a, n, seed) for seed in SEEDS for a, n in chosen.items() if n is not None]
         return [cell for cell in dict.fromkeys(wanted) if cell not in self.done]
 
-    def judged(self, arm: str) -> np.ndarray | None:
-        """Probabilities, seeds x rows x tasks; None where a seed has not run."""
+    def num_seeds(self) -> int:
+        """Seeds, from the first on, that every arm has run with its chosen setting."""
+        for count, seed in enumerate(SEEDS):
+            for arm in self.arms:
+                setting = self.setting(arm)
+                if setting is None or Cell(arm, setting, seed) not in self.done:
+                    return count
+        return len(SEEDS)
+
+    def judged(self, arm: str, num_seeds: int = len(SEEDS)) -> np.ndarray | None:
+        """Probabilities, seeds x rows x tasks; None where one of so many seeds has not run."""
         setting = self.setting(arm)
-        cells = [] if setting is None else [Cell(arm, setting, seed) for seed in SEEDS]
+        cells = [] if setting is None else [Cell(arm, setting, n) for n in SEEDS[:num_seeds]]
         if not cells or any(cell not in self.done for cell in cells):
             return None
         return np.stack([np.load(self.out / f"{cell.name}.npy") for cell in cells])

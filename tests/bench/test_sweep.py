@@ -35,6 +35,12 @@ def test_every_setting_runs_once_and_the_best_with_every_seed(tmp_path):
     assert told is not None
     assert told[:, 0, 0].tolist() == list(SEEDS)
     assert Sweep(tmp_path, ["a", "b"], 3).missing() == []
+    assert (sweep.num_seeds(), Sweep(tmp_path, ["a", "b", "c"], 3).num_seeds()) == (len(SEEDS), 0)
+    del sweep.done[Cell("b", 1, 2)]
+    assert sweep.num_seeds() == 2
+    assert sweep.judged("b") is None
+    partly = sweep.judged("b", 2)
+    assert partly is not None and partly[:, 0, 0].tolist() == [0, 1]
 
 
 def test_past_the_deadline_nothing_starts(tmp_path):
