@@ -152,11 +152,11 @@ def summary(days: Days, sweep: Sweep) -> Iterator[dict[str, Any]]:
                 "calibration": round(float(each.mean(0).sum() / p_star[at].sum()), 4),
                 "calibration_of_labels": round(float(each.mean(0).sum() / y.sum()), 4),
             }
-            theirs = told[SEPARATE]
-            if arm != SEPARATE and theirs is not None:
-                line["versus_separate_pp"] = excess_difference(
-                    p_star[at], each, theirs[:, at], users[at]
-                )
+            for other, theirs in told.items():
+                if other != arm and theirs is not None:
+                    line[f"minus_{other}_pp"] = excess_difference(
+                        p_star[at], each, theirs[:, at], users[at]
+                    )
             yield line
     # With fewer seeds than five the rules are not judged.
     yield {"batch_rows": BATCH_ROWS, "torch": torch.__version__, "num_seeds": sweep.num_seeds()}
