@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from model.domain_config import DomainFFNConfig
 from model.embedding_config import BagConfig, ContentConfig, FieldConfig, GroupConfig, TableConfig
 from model.frozen import Frozen, refuse_duplicates
 from model.heads_config import ChainConfig
@@ -35,6 +36,8 @@ class RankerConfig(Frozen):
     """Hidden width of the MLP that makes the dense tokens; None for a linear map."""
     interaction: Interaction
     """The interaction stack."""
+    domain_ffn: DomainFFNConfig | None = None
+    """A feed-forward layer per domain before the interaction; None for a ranker without one."""
     history: HistoryConfig | None
     """The timeline, or None for a ranker without one."""
     user_vector: UserVectorConfig | None = None
@@ -167,13 +170,16 @@ class RankerConfig(Frozen):
             self.history
             or self.head_hidden
             or self.dense_hidden is not None
+            or self.domain_ffn
             or any(group.hidden for group in self.groups)
         ):
             raise ValueError(
                 "interaction.kind: a logistic ranker is linear, without history, head_hidden, "
-                f"dense_hidden and groups.hidden; found history {'set' if self.history else None}, "
-                f"head_hidden {list(self.head_hidden)}, dense_hidden {self.dense_hidden}, groups "
-                f"{[list(group.hidden) for group in self.groups]}; set None, (), None and ()"
+                "dense_hidden, domain_ffn and groups.hidden; found history "
+                f"{'set' if self.history else None}, head_hidden {list(self.head_hidden)}, "
+                f"dense_hidden {self.dense_hidden}, domain_ffn "
+                f"{'set' if self.domain_ffn else None}, groups "
+                f"{[list(group.hidden) for group in self.groups]}; set None, (), None, None and ()"
             )
 
     def _check_tables(self) -> None:

@@ -4,12 +4,13 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from model import features, heads, history, imputation, interformer
+from model import domain_ffn, features, heads, history, imputation, interformer
 from model.batch import Batch, Timelines
 from model.config import RankerConfig
 from model.conversion import chained_log_odds
 from model.distillation.config import DistillationConfig
 from model.distillation.sharing import freeze, part_module
+from model.domain_ffn import DomainFFN
 from model.embeddings import EmbeddingTables
 from model.features import FeatureTokens
 from model.heads import AuxiliaryHead, DomainTaskHeads, StudentAdapter, ZipperHeads
@@ -32,7 +33,8 @@ class Ranker(nn.Module):
     """Feature tokens and summary tokens of the history interact; each domain has its own heads.
 
     X_f = [FeatureTokens; UserVectorTokens; RepresentationHistory],  the latter two where configured
-    X_0 = [X_f; History(X_f, timelines)]
+    X_0 = [X_f; History(X_f, timelines)],  through the feed-forward layer of the row's domain where
+          there is one
     r   = flatten(interaction(X_0)),  or flatten(InterFormer(X_0, events)) around its layers
     z   = heads_domain(r),  or logit(σ(z_click) σ(z)) for the conversions of a chain,  or those of
           the longest of several windows
@@ -80,6 +82,7 @@ class Ranker(nn.Module):
                 if earlier
                 else None
             )
+            self.domain_ffn = DomainFFN(config) if config.domain_ffn else None
 
     def fit_normalisers(
         self, dense: Float32[Tensor, "B N"], event_dense: Float32[Tensor, "E M"] | None = None
@@ -124,7 +127,7 @@ class Ranker(nn.Module):
 
     def _represent(self, batch: Batch) -> tuple[Float[Tensor, "B R"], Float[Tensor, " B"] | None]:
         """The representation, and the errors of foretelling if the batch asks for them."""
-        next_event_errors = None
+        next_event_errors, events = None, None
         embedded = self.tables(self.config.fields, batch.categorical)
         pooled = self.tables.pool(self.config.bags, batch.bags)
         tokens = self.feature_tokens((*embedded, *pooled), batch.dense, batch.content)
@@ -147,8 +150,11 @@ class Ranker(nn.Module):
                 next_event_errors = self.history.foretell(
                     encoded, batch.history, self.tables, batch.next_events
                 )
-            if self.interformer is not None:
-                tokens = self.interformer(tokens, events, batch.history)
+        if self.domain_ffn is not None:
+            tokens = self.domain_ffn(tokens, batch.domain)
+        if self.interformer is not None:
+            assert events is not None and batch.history is not None, "see RankerConfig"
+            tokens = self.interformer(tokens, events, batch.history)
         if self.interaction is not None:
             tokens = self.interaction(tokens)
         return self.dropout(tokens.flatten(1)), next_event_errors
@@ -277,6 +283,7 @@ def num_parameters(config: RankerConfig) -> int:
         + features.num_parameters(config)
         + stored_costs.num_parameters(config)
         + history.num_parameters(config)
+        + (domain_ffn.num_parameters(config) if config.domain_ffn else 0)
         + _stack_num_parameters(config)
         + config.num_windows * heads.num_parameters(config)
         + (imputation.num_parameters(config) if config.imputes_errors else 0)
@@ -305,6 +312,7 @@ def flops(
         features.flops(config)
         + stored_costs.flops(config, num_representations)
         + history.flops(config, num_events, rows_per_event)
+        + (domain_ffn.flops(config) if config.domain_ffn else 0)
         + _stack_flops(config, num_events, rows_per_event)
         + config.num_windows * heads.flops(config)
         + (imputation.flops(config) if config.imputes_errors else 0)

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model import ranker
 from model.config import TableConfig
+from model.domain_config import DomainFFNConfig
 from model.embeddings import extend_tables
 from model.heads_config import ChainConfig
 from model.losses import task_loss
@@ -32,10 +33,10 @@ from tests.model.samples import (
 LENGTHS = (3, 0, 16, 1, 7, 2)
 
 
-def gem_config(**changes):
+def gem_config(domain_ffn=None, **changes):
     """Upstream, downstream and InterFormer."""
     parts = {"upstream": upstream_config(), "interformer": interformer_config()}
-    return ranker_config(history=history_config(**(parts | changes)))
+    return ranker_config(history=history_config(**(parts | changes)), domain_ffn=domain_ffn)
 
 
 def downstream_config(downstream):
@@ -82,6 +83,8 @@ def all_rows_counted(batch):
         stored_config(),
         stored_config(representation_history=earlier_config("mean")),
         ranker_config(num_windows=3),
+        ranker_config(domain_ffn=DomainFFNConfig(hidden=5)),
+        gem_config(domain_ffn=DomainFFNConfig(hidden=5, untied=False)),
         ranker_config(
             chain=ChainConfig(click="click", conversions=("buy", "like")), imputes_errors=True
         ),
@@ -323,6 +326,7 @@ def train(model, batch, num_steps):
         downstream_config(DIN),
         downstream_config(HSTU),
         rich_config(),
+        ranker_config(domain_ffn=DomainFFNConfig(hidden=5)),
     ],
 )
 def test_one_tiny_batch_overfits(config):

@@ -1,0 +1,127 @@
+"""A ranker trained in one pass over days of a frozen world, and held against the truth.
+
+The last day is judged and the day before it tuned on; what is before both is learnt once, in order
+of time. A step is so many rows of the log, of which a ranker of fewer learns its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from jobs.scaling.stream import Stream, read_stream
+from jobs.simulation import PRESETS
+from jobs.simulation.digests import digest
+from model import metrics
+from model.batch import Batch
+from model.optim import build_optimizers
+from model.ranker import Ranker
+
+BATCH_ROWS = 1_024
+_NUM_PRIOR_ROWS = 16_384
+_WARM_UP_RATIO = 0.1
+_SCORED_ROWS = 2_048
+
+
+@dataclass(frozen=True)
+class Days:
+    """Days of a world; rows by number, in order of time."""
+
+    stream: Stream
+    learnt: np.ndarray
+    tuned: np.ndarray
+    judged: np.ndarray
+
+
+def open_days(preset: str, num_days: int) -> Days:
+    """The first days of a frozen world: all but two to learn from, one to tune on, one to judge.
+
+    Raises:
+        ValueError: The world has other rows than when it was frozen.
+    """
+    world = PRESETS[preset].world
+    if (found := digest(world)) != PRESETS[preset].digest:
+        raise ValueError(
+            f"preset {preset!r}: rows of digest {PRESETS[preset].digest}; found {found}; install "
+            "the pinned numpy"
+        )
+    stream = read_stream(world, num_days)
+    rows = np.arange(len(stream.users))
+    learnt, tuned = (world.num_impressions * (num_days - less) for less in (2, 1))
+    assert tuned == stream.num_train_rows, "a day has num_impressions rows"
+    return Days(stream, rows[:learnt], rows[learnt:tuned], rows[tuned:])
+
+
+def learn(
+    stream: Stream,
+    ranker: Ranker,
+    rows: np.ndarray,
+    rates: tuple[float, float],
+    batch_of: Callable[[np.ndarray], Batch],
+    batch_rows: int = BATCH_ROWS,
+) -> None:
+    """Train on rows, each once.
+
+    Heads start at the base rates of the first rows. Learning rates rise over the first tenth of the
+    pass and fall to 0 over the rest.
+
+    Args:
+        stream: The rows.
+        ranker: What learns.
+        rows: Numbers of its rows, in order of time.
+        rates: Learning rates of dense weights and of tables.
+        batch_of: Rows by number as the ranker reads them.
+        batch_rows: Rows of the log of a step.
+    """
+    ranker.set_prior(_prior(stream, rows, len(ranker.config.domains), batch_of))
+    optimizers = build_optimizers(ranker, *rates)
+    cut = steps(rows, batch_rows)
+    for step, own in enumerate(cut):
+        share = (step + 1) / len(cut)
+        factor = min(share / _WARM_UP_RATIO, (1 - share) / (1 - _WARM_UP_RATIO))
+        logits = ranker(batch_of(own)).logits[:, 0]
+        loss = binary_cross_entropy_with_logits(logits, stream.labels[torch.from_numpy(own)])
+        for optimizer, lr in zip(optimizers, rates, strict=True):
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def steps(rows: np.ndarray, batch_rows: int) -> list[np.ndarray]:
+    """Rows by step: so many of the log's, so that a ranker of some takes as many as one of all."""
+    return np.split(rows, np.flatnonzero(np.diff(rows // batch_rows)) + 1)
+
+
+@torch.no_grad()
+def tell(ranker: Ranker, rows: np.ndarray, batch_of: Callable[[np.ndarray], Batch]) -> np.ndarray:
+    """Probabilities of rows."""
+    ranker.eval()
+    parts = np.array_split(rows, -(-len(rows) // _SCORED_ROWS))
+    logits = [ranker(batch_of(part)).logits[:, 0] for part in parts]
+    return torch.cat(logits).double().sigmoid().numpy()
+
+
+def constant_excess(p_star: np.ndarray) -> float:
+    """Excess NE of the rows' own base rate: what learning nothing but that leaves."""
+    return metrics.excess_ne(p_star, np.full(len(p_star), p_star.mean()))
+
+
+def _prior(
+    stream: Stream,
+    rows: np.ndarray,
+    num_domains: int,
+    batch_of: Callable[[np.ndarray], Batch],
+) -> torch.Tensor:
+    """Base rates of the first rows by domain, (domains, 1)."""
+    first = rows[:_NUM_PRIOR_ROWS]
+    domain, labels = batch_of(first).domain, stream.labels[torch.from_numpy(first)]
+    shown = torch.bincount(domain, minlength=num_domains)
+    clicked = torch.bincount(domain, labels, minlength=num_domains)
+    return ((clicked + 1) / (shown + 2))[:, None].float()
