@@ -65,21 +65,23 @@ def run(
     for cell in run_cells(study, rows, missing, done, folder, device, num_workers, deadline):
         keep_cell(cells, cell)
         done.append(cell)
-        named = (str(cell[name]) for name in ("arm", "capacity", "bias", "staleness", "seed"))
-        log.info("%s: excess NE %.3f pp", " ".join(named), 100 * cell["excess_ne"])
+        named = [str(cell[name]) for name in ("arm", "capacity", "bias", "staleness", "seed")]
+        of = " ".join((*named, results.variant_of(cell)))
+        log.info("%s: excess NE %.3f pp", of, 100 * cell["excess_ne"])
     not_run = [key for key in keys if not any(c.items() >= key.items() for c in done)]
     lines = results.lines_of(study, done)
-    told = [*results.table(lines, not_run), "", *results.rules(lines)]
+    rules = [*results.rules(lines), *results.by_delay(study, lines)]
+    told = [*results.table(lines, not_run), "", *rules]
     for line in told:
         log.info("%s", line)
     plain = {"study": study.model_dump(mode="json"), "lines": results.plain(lines)}
-    found = {**plain, "rules": results.rules(lines), "not_run": not_run}
+    found = {**plain, "rules": rules, "not_run": not_run}
     write_json(cells.parent / "results.json", found)
     (cells.parent / "results.md").write_text("\n".join(told) + "\n", encoding="utf-8")
     return JobSummary(
         job="measure_distillation",
         rows={"rows": len(rows.day), "cells": len(done)},
-        details={"rules": results.rules(lines), "not_run": len(not_run)},
+        details={"rules": rules, "not_run": len(not_run)},
         started=started,
         seconds=round(time.time() - started, 2),
     )
