@@ -1,16 +1,19 @@
 """Measure how much of a teacher's gain reaches students by each means of transfer: experiment E7.
 
 Simulates a frozen world, trains one teacher per seed on all of it in one pass, scores each day by
-snapshots of two ages, and trains students of one domain on a share of its rows by every arm. Reads
-nothing but the simulation. Writes `--cells`, one line of JSON per cell, and beside it
-`results.json` and `results.md`. Guarantees: cells that are in the file are not run again;
-past `--seconds` a run stops, also within a cell, and the rest reads *not run*; every arm is tuned
-over as many trials on the validation day and judged on the test day; a score or vector comes from a
-snapshot that has learnt nothing of its day, which is checked.
+snapshots of two ages, and trains students of one domain on a share of its rows by every arm. Where
+the study asks for it, arms run again with what is cached of users refreshed at other times (E6),
+with soft labels of a domain student, or with counts of one platform's actions alone. Reads nothing
+but the simulation. Writes `--cells`, one line of JSON per cell, and beside it `results.json` and
+`results.md`. Guarantees: cells that are in the file are not run again; past `--seconds` a run
+stops, also within a cell, and the rest reads *not run*; every arm is tuned over as many trials on
+the validation day and judged on the test day; a score comes from a snapshot that has learnt nothing
+of its day, what is cached of a user from one that has learnt nothing of the day of its refresh,
+which is checked.
 
     python -m jobs.measure_distillation --cells var/transfer/cells.jsonl --seconds 3600 --workers 2
     python -m jobs.measure_distillation --cells cells.jsonl --device cuda --workers 14 \\
-        --overrides '{"seeds": [0, 1]}'
+        --overrides '{"seeds": [0, 1], "delays": [1, 72], "overlaps": [0.5], "own_histories": true}'
 """
 
 from __future__ import annotations
