@@ -469,9 +469,8 @@ def eta_line(arm: str, variant: str, divergence: float, seed: int) -> results.Li
     twin, teacher = losses(0.05, 0.002, 0), losses(0.03, 0.002, 1)
     won, possible = gain(twin, losses(divergence, 0.002, seed)), gain(twin, teacher)
     eta = None if arm == "teacher" else ratio(won, possible, "the teacher")
-    return results.Line(
-        "small", "unbiased", 1, arm, variant, 5, 0.1, 0.9, 1.0, won, eta, *[None] * 4, []
-    )
+    named = ("small", "unbiased", 1, arm, variant)
+    return results.Line(*named, 5, 0.1, 0.9, 1.0, won, eta, None, None, None, None, [])
 
 
 @pytest.mark.parametrize(("stalest", "verdict"), [(0.045, "met"), (0.04, "missed")])
