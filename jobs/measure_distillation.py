@@ -1,16 +1,19 @@
 """Measure how much of a teacher's gain reaches students by each means of transfer: experiment E7.
 
 Simulates a frozen world, trains one teacher per seed on all of it in one pass, scores each day by
-snapshots of two ages, and trains students of one domain on a share of its rows by every arm. Reads
-nothing but the simulation. Writes `--cells`, one line of JSON per cell, and beside it
-`results.json` and `results.md`. Guarantees: cells that are in the file are not run again;
-past `--seconds` a run stops, also within a cell, and the rest reads *not run*; every arm is tuned
-over as many trials on the validation day and judged on the test day; a score or vector comes from a
-snapshot that has learnt nothing of its day, which is checked.
+snapshots of two ages, and trains students of one domain on a share of its rows by every arm. Where
+the study asks for it, arms run again with what is cached of users refreshed at other times (E6),
+with soft labels of a domain student, or with counts of one platform's actions alone. Reads nothing
+but the simulation. Writes `--cells`, one line of JSON per cell, and beside it `results.json` and
+`results.md`. Guarantees: cells that are in the file are not run again; past `--seconds` a run
+stops, also within a cell, and the rest reads *not run*; every arm is tuned over as many trials on
+the validation day and judged on the test day; a score comes from a snapshot that has learnt nothing
+of its day, what is cached of a user from one that has learnt nothing of the day of its refresh,
+which is checked.
 
     python -m jobs.measure_distillation --cells var/transfer/cells.jsonl --seconds 3600 --workers 2
     python -m jobs.measure_distillation --cells cells.jsonl --device cuda --workers 14 \\
-        --overrides '{"seeds": [0, 1]}'
+        --overrides '{"seeds": [0, 1], "delays": [1, 72], "overlaps": [0.5], "own_histories": true}'
 """
 
 from __future__ import annotations
@@ -65,21 +68,23 @@ def run(
     for cell in run_cells(study, rows, missing, done, folder, device, num_workers, deadline):
         keep_cell(cells, cell)
         done.append(cell)
-        named = (str(cell[name]) for name in ("arm", "capacity", "bias", "staleness", "seed"))
-        log.info("%s: excess NE %.3f pp", " ".join(named), 100 * cell["excess_ne"])
+        named = [str(cell[name]) for name in ("arm", "capacity", "bias", "staleness", "seed")]
+        of = " ".join((*named, results.variant_of(cell)))
+        log.info("%s: excess NE %.3f pp", of, 100 * cell["excess_ne"])
     not_run = [key for key in keys if not any(c.items() >= key.items() for c in done)]
     lines = results.lines_of(study, done)
-    told = [*results.table(lines, not_run), "", *results.rules(lines)]
+    rules = [*results.rules(lines), *results.by_delay(study, lines)]
+    told = [*results.table(lines, not_run), "", *rules]
     for line in told:
         log.info("%s", line)
     plain = {"study": study.model_dump(mode="json"), "lines": results.plain(lines)}
-    found = {**plain, "rules": results.rules(lines), "not_run": not_run}
+    found = {**plain, "rules": rules, "not_run": not_run}
     write_json(cells.parent / "results.json", found)
     (cells.parent / "results.md").write_text("\n".join(told) + "\n", encoding="utf-8")
     return JobSummary(
         job="measure_distillation",
         rows={"rows": len(rows.day), "cells": len(done)},
-        details={"rules": results.rules(lines), "not_run": len(not_run)},
+        details={"rules": rules, "not_run": len(not_run)},
         started=started,
         seconds=round(time.time() - started, 2),
     )

@@ -33,6 +33,17 @@ class Means:
     """The counts that the teacher reads, as they were when last refreshed; or of these only
     the ones of the ad's category, which say by themselves what counts."""
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether it reads what is cached of users."""
+        vector = self.vector in ("user", "matched")
+        return vector or self.history is not None or self.counts is not None
+
+    @property
+    def is_scores_alone(self) -> bool:
+        """Whether soft labels are all that it has of its teacher."""
+        return self.head is not None and self.vector is None and self.history is None
+
 
 MEANS: dict[Arm, Means] = {
     "raw": Means(),
@@ -46,6 +57,9 @@ MEANS: dict[Arm, Means] = {
     "history": Means("auxiliary", history="category"),
     "full": Means("auxiliary", adapter=True, vector="user", history="category"),
     "vectors_alone": Means(vector="user", history="category"),
+    "vector_alone": Means(vector="user"),
+    "matched_alone": Means(vector="matched"),
+    "history_alone": Means(history="category"),
     "row_vector": Means("auxiliary", vector="row"),
     "raw_counts": Means(counts="all"),
     "raw_crossed": Means(counts="category"),

@@ -24,7 +24,10 @@ from model import metrics
 from model.ranker import flops, num_parameters
 
 TEACHER = "teacher"
-_SWEPT = {"arms", "extras", "seeds", "biases", "capacities"}
+PLAIN: dict[str, Any] = {"refresh_hours": None, "overlap": None, "histories": None}
+"""What a cell's key says of a variant, where it is none: what is cached is refreshed as the study
+says, soft labels come straight from the teacher, and counts are of all platforms."""
+_SWEPT = {"arms", "extras", "seeds", "biases", "capacities", "overlaps", "own_histories"}
 """Settings that say which cells there are, and change no cell."""
 
 
@@ -39,7 +42,9 @@ def keys_of(study: Study, rows: Rows) -> list[dict[str, Any]]:
 
 def study_digest(study: Study) -> str:
     """What a cell's figures depend on, but for what its own key says."""
-    return hashlib.sha256(study.model_dump_json(exclude=_SWEPT).encode()).hexdigest()[:12]
+    # Without delays, compressors start as they did before there were any.
+    swept = _SWEPT if study.delays else {*_SWEPT, "delays"}
+    return hashlib.sha256(study.model_dump_json(exclude=swept).encode()).hexdigest()[:12]
 
 
 def _cells(study: Study) -> Iterator[dict[str, Any]]:
@@ -47,13 +52,30 @@ def _cells(study: Study) -> Iterator[dict[str, Any]]:
     for seed in study.seeds:
         for bias, staleness in teachers:
             named = {"bias": bias, "staleness": staleness, "seed": seed}
-            yield {"arm": TEACHER, "capacity": None, **named}
+            for histories in (None, "own") if study.own_histories else (None,):
+                yield {"arm": TEACHER, "capacity": None, **named, **PLAIN, "histories": histories}
         for capacity in study.capacities:
             for arm in (*study.arms, *study.extras):
                 some = teachers[:1] if arm in study.extras else teachers
                 for bias, staleness in [(None, None)] if arm in TWINS else some:
                     named = {"bias": bias, "staleness": staleness, "seed": seed}
-                    yield {"arm": arm, "capacity": capacity, **named}
+                    for variant in variants(study, arm, capacity, (bias, staleness)):
+                        yield {"arm": arm, "capacity": capacity, **named, **variant}
+
+
+def variants(
+    study: Study, arm: Arm, capacity: Capacity, teacher: tuple[str | None, int | None]
+) -> list[dict[str, Any]]:
+    """What an arm runs with besides its teacher's bias and staleness, the plain arm first."""
+    means = means_of(arm, capacity)
+    found = [PLAIN]
+    if means.is_cached and arm != "raw":
+        found += [PLAIN | {"refresh_hours": hours} for hours in study.delays]
+    if means.is_scores_alone and teacher == ("unbiased", min(study.staleness)):
+        found += [PLAIN | {"overlap": overlap} for overlap in study.overlaps]
+    if study.own_histories and means.counts and arm in TWINS and arm != "raw":
+        found.append(PLAIN | {"histories": "own"})
+    return found
 
 
 def held_cells(path: Path) -> list[dict[str, Any]]:
@@ -62,7 +84,8 @@ def held_cells(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            # Cells of before there were variants say nothing of them.
+            found.append(PLAIN | json.loads(line))
         except json.JSONDecodeError:
             continue
     return found
@@ -82,7 +105,7 @@ def teacher_cell(study: Study, rows: Rows, key: dict[str, Any], taught: Taught) 
     """What a teacher itself says on the test day."""
     at = judged_rows(study, rows, study.num_days - 1)
     staleness = key["staleness"]
-    _check_out_of_sample(rows, taught, staleness)
+    check_out_of_sample(rows, taught, staleness)
     shift = 0.0
     if key["bias"] != "unbiased":
         shift = over_prediction_shift(study, taught, staleness)
@@ -120,28 +143,29 @@ def student_cell(
     arm, capacity = cast(Arm, key["arm"]), cast(Capacity, key["capacity"])
     bias, staleness = cast(Bias | None, key["bias"]), cast(int | None, key["staleness"])
     means = means_of(arm, capacity)
+    hours = cast(int, key["refresh_hours"] or study.refresh_hours)
     if taught is not None and staleness is not None:
-        _check_out_of_sample(rows, taught, staleness)
+        check_out_of_sample(rows, taught, staleness, hours)
     validation, test = (judged_rows(study, rows, study.num_days - back) for back in (2, 1))
     own = own_rows(study, rows, key["seed"])
     read = [
-        lessons(study, rows, at, means, taught, bias, staleness) for at in (own, validation, test)
+        lessons(study, rows, at, means, taught, bias, staleness, hours)
+        for at in (own, validation, test)
     ]
     config = student_config(study, rows, capacity, means)
     labels = rows.stream.labels[torch.from_numpy(validation)].numpy()
     trials, judged = [], []
     for weight, trial in _trials(study, means.head is not None, twin_trial):
         taught_how = distillation_config(means, weight)
-        learnt = learn(
-            config, taught_how, trial, study.batch_size, key["seed"], *read, deadline=deadline
+        told = learn(
+            config, taught_how, trial, study.batch_size, key["seed"], read[0], read[1:], deadline
         )
-        told = learnt.validation.double().sigmoid().numpy()
-        judged.append(_judged(rows, test, learnt.test))
+        judged.append(_judged(rows, test, told[1]))
         trials.append(
             {
                 "weight": weight,
                 **trial.model_dump(),
-                "validation_ne": metrics.ne(labels, told),
+                "validation_ne": metrics.ne(labels, told[0].double().sigmoid().numpy()),
                 "excess_ne": judged[-1]["excess_ne"],
             }
         )
@@ -192,15 +216,30 @@ def _judged(rows: Rows, at: np.ndarray, logits: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _check_out_of_sample(rows: Rows, taught: Taught, staleness: int) -> None:
-    """Refuse scores whose snapshot has learnt the day of their rows, or a later one."""
+def check_out_of_sample(
+    rows: Rows, taught: Taught, staleness: int, hours: int | None = None
+) -> None:
+    """Refuse what a snapshot tells that has learnt the day of its rows, or a later one.
+
+    Args:
+        rows: All rows.
+        taught: What the teacher told.
+        staleness: Days between the last that the snapshot has learnt and the row's, or that of the
+            refresh of what is cached of its user.
+        hours: Between refreshes; None to look at scores alone.
+    """
     scored = ~np.isnan(taught.logits[staleness])
-    late = scored & (taught.trained_until[staleness] > rows.day - staleness)
-    if late.any():
-        row = int(np.flatnonzero(late)[0])
-        raise ConfigError(
-            f"teacher: a score of staleness {staleness} comes from a snapshot that has learnt days "
-            f"up to {staleness} before the row's; found one up to day "
-            f"{taught.trained_until[staleness][row]} for a row of day {rows.day[row]}; delete the "
-            "study's folder and run again"
-        )
+    told = [("score", taught.trained_until[staleness], rows.day)]
+    if hours is not None:
+        until = taught.cached_until[staleness, hours]
+        told.append(("cached vector", until, rows.refresh_day(hours)))
+    for what, until, day in told:
+        late = scored & (until > day - staleness)
+        if late.any():
+            row = int(np.flatnonzero(late)[0])
+            raise ConfigError(
+                f"teacher: a {what} of staleness {staleness} comes from a snapshot that has learnt "
+                f"days up to {staleness} before the row's or its refresh; found one up to day "
+                f"{until[row]} for a row of day {rows.day[row]}; delete the study's folder and run "
+                "again"
+            )

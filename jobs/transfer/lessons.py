@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from jobs.scaling.stream import FIELDS
+from jobs.simulation import DAY_MS
 from jobs.transfer.arms import Means
 from jobs.transfer.rows import Rows
 from jobs.transfer.settings import Bias, Study
@@ -73,6 +74,7 @@ def lessons(
     taught: Taught | None,
     bias: Bias | None,
     staleness: int | None,
+    hours: int | None = None,
 ) -> Lessons:
     """Gather what an arm reads of some rows.
 
@@ -84,14 +86,16 @@ def lessons(
         taught: What the teacher told; None for arms without one.
         bias: The teacher's, None likewise.
         staleness: The teacher's, None likewise.
+        hours: Between refreshes of what is cached of users; None for the study's.
     """
+    hours = hours or study.refresh_hours
     place = torch.from_numpy(at)
     teacher = torch.full((len(at), 1), torch.nan)
     vector, stored = None, None
     category = rows.stream.categorical[:, FIELDS.index("category")].numpy()
     counts = torch.empty(len(at), 0)
     if means.counts is not None:
-        counts = rows.cached_counts[place]
+        counts = rows.cached_counts[hours][place]
         if means.counts == "category":
             # Columns are window after window, by category; row 0 of a table is no category.
             width = (counts.shape[1] - 1) // len(study.windows)
@@ -106,14 +110,14 @@ def lessons(
             told = taught.logits[staleness][at].astype(np.float64) + shift
             teacher = torch.from_numpy(1 / (1 + np.exp(-told))).float()[:, None]
         if means.vector == "user":
-            vector = dequantise(torch.from_numpy(taught.user_vectors[staleness][at]), 8)
+            vector = dequantise(torch.from_numpy(taught.user_vectors[staleness, hours][at]), 8)
         elif means.vector == "matched":
-            vector = torch.from_numpy(taught.matched[staleness][at])
+            vector = torch.from_numpy(taught.matched[staleness, hours][at])
         elif means.vector == "row":
             vector = dequantise(torch.from_numpy(taught.latents[staleness][at]), 4)
         if means.history is not None:
             by = category if means.history == "category" else None
-            stored = earlier(study, rows, at, taught.latents[staleness], by)
+            stored = earlier(study, rows, at, taught.latents[staleness], hours, by)
     return Lessons(
         at,
         rows.stream.categorical[place],
@@ -126,30 +130,36 @@ def lessons(
 
 
 def earlier(
-    study: Study, rows: Rows, at: np.ndarray, latents: np.ndarray, by: np.ndarray | None = None
+    study: Study,
+    rows: Rows,
+    at: np.ndarray,
+    latents: np.ndarray,
+    hours: int,
+    by: np.ndarray | None = None,
 ) -> StoredRepresentations:
-    """What the teacher kept of users' rows of the days before the row's, the L latest of each.
-
-    Scores of a day are made on the evening after, so no row of the same day is known.
+    """What the teacher kept of users' rows of before the last refresh, the L latest of each.
 
     Args:
         study: The study.
         rows: All rows.
         at: Places of the rows that read.
         latents: Codes of all rows.
+        hours: Between refreshes; with 24 no row of the same day is known.
         by: A number per row that must be equal too, or None.
     """
     owner = rows.user if by is None else rows.user * (int(by.max()) + 1) + by
     scored = np.flatnonzero(rows.day >= study.first_day)
     order = scored[np.argsort(owner[scored], kind="stable")]
-    key = owner[order] * study.num_days + rows.day[order]
-    end = np.searchsorted(key, owner[at] * study.num_days + rows.day[at])
-    first = np.searchsorted(key, owner[at] * study.num_days)
+    row_us = rows.stream.row_us
+    span = study.num_days * DAY_MS * 1000
+    key = owner[order] * span + row_us.numpy()[order] - rows.origin_us
+    refreshed_us = rows.refreshed_us(hours)[at] - rows.origin_us
+    end = np.searchsorted(key, owner[at] * span + refreshed_us)
+    first = np.searchsorted(key, owner[at] * span)
     start = np.maximum(first, end - study.history_length)
     length = end - start
     offsets = np.r_[0, np.cumsum(length)]
     place = order[np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], length)]
-    row_us = rows.stream.row_us
     reader = torch.from_numpy(np.repeat(at, length))
     source = torch.from_numpy(place)
     return StoredRepresentations(

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import torch
 
 from jobs.errors import ConfigError
 from jobs.transfer.cells import TEACHER, student_cell, study_digest, teacher_cell
-from jobs.transfer.rows import Rows
+from jobs.transfer.hierarchy import score
+from jobs.transfer.rows import Rows, with_own_histories
 from jobs.transfer.settings import TWINS, OutOfTime, Study
 from jobs.transfer.teacher import Taught, teach
 
@@ -49,17 +51,18 @@ def run_cells(
     Yields:
         Cells, as they end. Those that the deadline cut off never come.
     """
+    _shared.clear()
     _shared.update(study=study, rows=rows, folder=folder, device=device, deadline=deadline)
     folder.mkdir(parents=True, exist_ok=True)
     # Makes torch import what every optimiser needs, once for all workers.
     torch.optim.AdamW([torch.zeros(1)])
     waiting = list(wanted)
     twins = {_place(c): c["chosen"] for c in held if c["arm"] == "raw"}
-    seeds = dict.fromkeys(c["seed"] for c in wanted if c["bias"] is not None)
-    taught = {seed for seed in seeds if _file(study, rows, seed).is_file()}
+    teachers = dict.fromkeys(_teacher(c) for c in wanted if c["bias"] is not None)
+    taught = {teacher for teacher in teachers if _file(*teacher).is_file()}
     with _pool(num_workers) as pool:
-        running: dict[Future[Any], dict[str, Any] | int] = {
-            pool.submit(_teach, seed): seed for seed in seeds if seed not in taught
+        running: dict[Future[Any], dict[str, Any] | _Teacher] = {
+            pool.submit(_teach, *teacher): teacher for teacher in teachers if teacher not in taught
         }
         while waiting or running:
             # No more than keeps all busy, so that what comes first is not behind what was ready.
@@ -71,7 +74,7 @@ def run_cells(
                 return  # what is left waits for a teacher or a twin that ran out of time
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 what, found = running.pop(future), future.result()
-                if isinstance(what, int):
+                if isinstance(what, tuple):
                     taught |= {what} if found else set()
                 elif found is not None:
                     if found["arm"] == "raw":
@@ -79,10 +82,18 @@ def run_cells(
                     yield found
 
 
-def _is_ready(cell: dict[str, Any], taught: set[int], twins: dict[Any, int]) -> bool:
+_Teacher = tuple[int, str | None]
+"""Seed of a teacher, and whose histories it reads."""
+
+
+def _teacher(cell: dict[str, Any]) -> _Teacher:
+    return cell["seed"], cell["histories"]
+
+
+def _is_ready(cell: dict[str, Any], taught: set[_Teacher], twins: dict[Any, int]) -> bool:
     if cell["arm"] in TWINS:
         return True
-    return cell["seed"] in taught and (cell["arm"] == TEACHER or _place(cell) in twins)
+    return _teacher(cell) in taught and (cell["arm"] == TEACHER or _place(cell) in twins)
 
 
 def _place(cell: dict[str, Any]) -> tuple[str, int]:
@@ -90,56 +101,92 @@ def _place(cell: dict[str, Any]) -> tuple[str, int]:
     return cell["capacity"], cell["seed"]
 
 
-def _teach(seed: int) -> bool:
+def _teach(seed: int, histories: str | None) -> bool:
     torch.set_num_threads(1)
-    study, rows, device = (_shared[name] for name in ("study", "rows", "device"))
+    study, device = _shared["study"], _shared["device"]
     # Asked here: a process that has spoken to a GPU cannot be forked for work on it.
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device: found {device}, and torch sees no GPU; use --device cpu")
     try:
-        taught = teach(study, rows, seed, torch.device(device), _shared["deadline"])
+        taught = teach(study, _rows(histories), seed, torch.device(device), _shared["deadline"])
     except OutOfTime:
         return False
-    path = _file(study, rows, seed)
     arrays = {
-        f"{name}-{days}": values
+        "-".join((name, *map(str, np.atleast_1d(key)))): values
         for name, told in vars(taught).items()
-        for days, values in told.items()
+        for key, values in told.items()
     }
-    partial = path.with_suffix(f".{os.getpid()}.npz")
-    np.savez(partial, **arrays)
-    partial.replace(path)
+    _save(_file(seed, histories), arrays)
     return True
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.npz")
+    np.savez(partial, allow_pickle=False, **arrays)
+    partial.replace(path)
 
 
 def _run(key: dict[str, Any], twin_trial: int | None) -> dict[str, Any] | None:
     torch.set_num_threads(1)
-    study, rows, deadline = (_shared[name] for name in ("study", "rows", "deadline"))
+    study, deadline = _shared["study"], _shared["deadline"]
     if time.time() > deadline:
         return None
-    taught = None if key["bias"] is None else _taught(str(_file(study, rows, key["seed"])))
+    rows = _rows(key["histories"])
+    taught = None if key["bias"] is None else _taught(_file(*_teacher(key)))
     if key["arm"] == TEACHER:
         assert taught is not None
         return teacher_cell(study, rows, key, taught)
     try:
+        if key["overlap"] is not None:
+            assert taught is not None
+            logits = _scored(key["overlap"], key["seed"])
+            taught = replace(taught, logits={key["staleness"]: logits})
         return student_cell(study, rows, key, taught, twin_trial, deadline)
     except OutOfTime:
         return None
 
 
+def _rows(histories: str | None) -> Rows:
+    if histories is None:
+        return _shared["rows"]
+    if histories not in _shared:
+        _shared[histories] = with_own_histories(_shared["study"], _shared["rows"])
+    return _shared[histories]
+
+
 @lru_cache(maxsize=1)
-def _taught(path: str) -> Taught:
+def _taught(path: Path) -> Taught:
     with np.load(path) as file:
-        told: dict[str, dict[int, np.ndarray]] = {}
-        for key in file.files:
-            name, days = key.rsplit("-", 1)
-            told.setdefault(name, {})[int(days)] = file[key]
+        told: dict[str, dict[Any, np.ndarray]] = {}
+        for name in file.files:
+            of, staleness, *hours = name.split("-")
+            key = (int(staleness), int(hours[0])) if hours else int(staleness)
+            told.setdefault(of, {})[key] = file[name]
     return Taught(**told)
 
 
-def _file(study: Study, rows: Rows, seed: int) -> Path:
-    name = f"teacher-{study_digest(study)}-{rows.digest[:8]}-{seed}.npz"
-    return _shared["folder"] / name
+def _scored(overlap: float, seed: int) -> np.ndarray:
+    """What a domain student says, which is kept as its teacher is."""
+    path = _file(seed, None)
+    path = path.with_name(path.name.replace("teacher-", f"domain-{overlap:g}-"))
+    if not path.is_file():
+        found = score(
+            _shared["study"],
+            _rows(None),
+            _taught(_file(seed, None)),
+            overlap,
+            seed,
+            _shared["deadline"],
+        )
+        _save(path, {"logits": found.logits, "chosen": np.array(found.chosen)})
+    with np.load(path) as file:
+        return file["logits"]
+
+
+def _file(seed: int, histories: str | None) -> Path:
+    study, rows = _shared["study"], _shared["rows"]
+    own = f"-{histories}" if histories else ""
+    return _shared["folder"] / f"teacher-{study_digest(study)}-{rows.digest[:8]}-{seed}{own}.npz"
 
 
 class _Here:

@@ -26,6 +26,9 @@ Arm = Literal[
     "history",
     "full",
     "vectors_alone",
+    "vector_alone",
+    "matched_alone",
+    "history_alone",
     "row_vector",
     "raw_counts",
     "raw_crossed",
@@ -100,9 +103,18 @@ class Study(Settings):
     """Wukong layers of teachers."""
     windows: tuple[int, ...] = (8, 64, 512)
     """Latest actions of a user among which a teacher counts those of each category."""
-    refresh_hours: int = Field(default=24, ge=1, le=24)
-    """Hours between refreshes of what is cached of users, from midnight on: user vectors, and the
-    counts of students that have some."""
+    refresh_hours: int = Field(default=24, ge=1)
+    """Hours between refreshes of what is cached of users: user vectors, histories of activations,
+    and the counts of students that have some. Up to a day they are counted from midnight; of more
+    days each user has its own, so that on any day there are vectors of every age."""
+    delays: tuple[int, ...] = ()
+    """Other hours between refreshes, with which the arms that read what is cached run too."""
+    overlaps: tuple[float, ...] = ()
+    """The arms that have soft labels alone run too with those of a domain student, of whose rows
+    this share is of the students' domain; see `hierarchy`."""
+    own_histories: bool = False
+    """Whether teachers, and the arms that read counts without one, run too with counts of what
+    users did on the row's own platform alone."""
     history_length: int = Field(default=32, ge=1)
     """L: latest compressed activations of a user that a student reads the mean of."""
     pooling: Literal["mean", "din"] = "mean"
@@ -127,10 +139,20 @@ class Study(Settings):
                 "trials, weights: every arm is tuned over as many; found "
                 f"{len(self.trials)} and {len(self.weights)}; give as many of both"
             )
-        if 24 % self.refresh_hours:
+        every = (self.refresh_hours, *self.delays)
+        if any(24 % hours and hours % 24 for hours in every) or len({*every}) < len(every):
             raise ValueError(
-                f"refresh_hours: a divisor of 24; found {self.refresh_hours}; choose 1, 6 or 24"
+                "refresh_hours, delays: different divisors or multiples of 24; found "
+                f"{list(every)}; choose of 1, 6, 24 and 72"
             )
+        if max(self.staleness) + (max(every) - 1) // 24 > self.first_day:
+            raise ValueError(
+                "refresh_hours, delays: a vector of the first scored day comes from a snapshot; "
+                f"found {max(every)} hours, a staleness of {max(self.staleness)} and first_day "
+                f"{self.first_day}; score later days"
+            )
+        if not all(0 <= overlap <= 1 for overlap in self.overlaps):
+            raise ValueError(f"overlaps: shares from 0 to 1; found {list(self.overlaps)}")
         if self.arms[:1] != ("raw",):
             raise ValueError(
                 f"arms: the twin 'raw' comes first; found {list(self.arms)}; put it there"

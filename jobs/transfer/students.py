@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +29,6 @@ _ADAPTER_RATE = 5.0
 _PRIOR_ROWS = 4_096
 
 
-class Learnt(NamedTuple):
-    """What a student says of the days that it is judged on, before it learns them."""
-
-    validation: Tensor
-    """Log-odds, (rows,)."""
-    test: Tensor
-
-
 def learn(
     config: RankerConfig,
     distillation: DistillationConfig | None,
@@ -44,10 +36,9 @@ def learn(
     batch_size: int,
     seed: int,
     own: Lessons,
-    validation: Lessons,
-    test: Lessons,
+    judged: Sequence[Lessons],
     deadline: float,
-) -> Learnt:
+) -> list[Tensor]:
     """Train a student in one pass, its weights averaged as those that the daily run serves.
 
     Paper: ExFM (arXiv 2502.17494).
@@ -60,17 +51,21 @@ def learn(
         trial: Learning rates.
         batch_size: B.
         seed: Of the initial weights.
-        own: Rows that it learns; those of the validation day come last.
-        validation: Rows that it is tuned on.
-        test: Rows that it is judged on.
+        own: Rows that it learns, none of the last judged day.
+        judged: Rows of successive days, each judged by weights that have learnt what came before
+            it; the last two are the validation and the test day.
         deadline: Unix seconds at which to stop.
+
+    Returns:
+        Log-odds of the judged rows, day by day.
 
     Raises:
         OutOfTime: The deadline came first.
     """
     model = Student(config, distillation, seed) if distillation else Ranker(config, seed)
     ranker = model.ranker if isinstance(model, Student) else model
-    num_before = int((own.rows < validation.rows[0]).sum())
+    before = [int((own.rows < day.rows[0]).sum()) for day in judged]
+    num_before = before[-2]
     first = own.labels[: min(_PRIOR_ROWS, num_before)]
     model.set_prior(((first.sum(0) + 1) / (len(first) + 2))[None])
     if config.num_dense:
@@ -78,8 +73,8 @@ def learn(
     optimizers = _optimizers(model, trial)
     average = WeightAverage(ranker, _AVERAGE_ROWS / batch_size)
     warm_up = _WARM_UP_RATIO * num_before / batch_size
-    judged, step = torch.empty(0), 0
-    for start, end in ((0, num_before), (num_before, len(own.rows))):
+    told, step, start = [], 0, 0
+    for day, end in zip(judged, before, strict=True):
         for low in range(start, end, batch_size):
             if time.time() > deadline:
                 raise OutOfTime
@@ -93,9 +88,9 @@ def learn(
                 optimizer.step()
             average.update(step)
             step += 1
-        if end == num_before:
-            judged = judge(ranker, average, validation)
-    return Learnt(judged, judge(ranker, average, test))
+        start = end
+        told.append(judge(ranker, average, day))
+    return told
 
 
 def _optimizers(model: Ranker | Student, trial: Trial) -> list[tuple[torch.optim.Optimizer, float]]:

@@ -38,18 +38,24 @@ _NUM_SAMPLES = 20_000
 
 @dataclass(frozen=True)
 class Taught:
-    """What the snapshots of one teacher tell, by staleness; nothing before the first day."""
+    """What the snapshots of one teacher tell, by staleness; nothing before the first day.
+
+    What is cached of users is told of the rows of the students' domain alone, by staleness and
+    hours between refreshes.
+    """
 
     logits: dict[int, np.ndarray]
     """Log-odds of a click, (rows,); NaN where there is none."""
     latents: dict[int, np.ndarray]
     """Compressed activations, INT4 in bytes, (rows, latents)."""
-    user_vectors: dict[int, np.ndarray]
+    user_vectors: dict[tuple[int, int], np.ndarray]
     """Compressed vectors of the rows' users as they were cached, INT8, (rows, latents)."""
-    matched: dict[int, np.ndarray]
+    matched: dict[tuple[int, int], np.ndarray]
     """What cached vectors of user and ad, and the row's context, say together, (rows, latents)."""
     trained_until: dict[int, np.ndarray]
     """Last day that the snapshot behind a row's score has learnt, (rows,); -1 where none."""
+    cached_until: dict[tuple[int, int], np.ndarray]
+    """The same of the snapshot behind what is cached of its user."""
 
 
 class _Served:
@@ -116,11 +122,13 @@ def teach(
 
     On the evening of day d a snapshot has learnt the days up to d. With staleness s it scores day
     d + s, so a score's snapshot has learnt the day s days before the impression's, and no later
-    one. Compressors go on learning each evening, from rows of that day.
+    one. What is cached of users comes from the snapshot that scores the day of its refresh, and
+    from counts as of the refresh. Compressors go on learning each evening, from rows of that day.
 
     Paper: ExFM (arXiv 2502.17494), scores of a teacher that learns alone; LLaTTE (arXiv
         2601.20083), user vectors apart from candidates; LoopFM (arXiv 2605.29280), activations.
-    Differs: the user vector is the user's row and the tokens made of counts, no sequence model.
+    Differs: the user vector is the user's row and the tokens made of counts, no sequence model; it
+        is refreshed by the clock, not by events.
 
     Args:
         study: The study.
@@ -143,6 +151,10 @@ def teach(
     average = WeightAverage(teacher, _AVERAGE_ROWS / size)
     num_steps, warm_up = 0, _WARM_UP_RATIO * len(read.labels) / size
     evening = _Evening(study, config, read, seed)
+    delays = (study.refresh_hours, *study.delays)
+    told_from = study.first_day - max(study.staleness) - (max(delays) - 1) // 24
+    to_be_told = (rows.stream.domain.numpy() == study.domain) & (rows.day >= study.first_day)
+    refreshed = {hours: np.where(to_be_told, rows.refresh_day(hours), -1) for hours in delays}
     for day in range(study.num_days - 1):
         end_of_day = rows.first(day + 1)
         for low in range(rows.first(day), end_of_day, size):
@@ -161,7 +173,7 @@ def teach(
                 optimizer.step()
             average.update(num_steps)
             num_steps += 1
-        if day + max(study.staleness) < study.first_day:
+        if day < told_from:
             continue
         served = _Served(teacher, average.averages)
         evening.learn(served, rows.first(day), end_of_day)
@@ -171,6 +183,10 @@ def teach(
                 span = rows.first(scored), rows.first(scored + 1)
                 taught.trained_until[staleness][slice(*span)] = day
                 evening.tell(served, taught, staleness, *span)
+            for hours, refresh_day in refreshed.items():
+                at = np.flatnonzero(refresh_day == scored)
+                taught.cached_until[staleness, hours][at] = day
+                evening.tell_cached(served, taught, (staleness, hours), at)
     return taught
 
 
@@ -179,7 +195,8 @@ class _Columns:
 
     def __init__(self, rows: Rows, device: torch.device) -> None:
         self.categorical = rows.stream.categorical.to(device)
-        self.counts, self.cached = rows.counts.to(device), rows.cached_counts.to(device)
+        self.counts = rows.counts.to(device)
+        self.cached = {hours: told.to(device) for hours, told in rows.cached_counts.items()}
         self.domain, self.labels = rows.stream.domain.to(device), rows.stream.labels.to(device)
         self.device = device
 
@@ -211,15 +228,24 @@ class _Evening:
         self.matcher.learn(*parts, served.score(self.read.batch(own))[0])
 
     def tell(self, served: _Served, taught: Taught, staleness: int, low: int, high: int) -> None:
-        """Score rows, and compress what the snapshot makes of them and of their users."""
+        """Score rows, and compress what the snapshot makes of them."""
         for start in range(low, high, _SCORED_ROWS):
             part = slice(start, min(start + _SCORED_ROWS, high))
             logits, activations = served.score(self.read.batch(part))
             taught.logits[staleness][part] = logits.cpu()
             taught.latents[staleness][part] = self.activation.codes(activations)
-            user, ad, context = served.parts(self.read.categorical[part], self.read.cached[part])
-            taught.user_vectors[staleness][part] = self.user.codes(user)
-            taught.matched[staleness][part] = self.matcher.matched(user, ad, context)
+
+    def tell_cached(
+        self, served: _Served, taught: Taught, key: tuple[int, int], at: np.ndarray
+    ) -> None:
+        """Compress what the snapshot makes of rows' users, as of the refresh of what is cached."""
+        cached = self.read.cached[key[1]]
+        for start in range(0, len(at), _SCORED_ROWS):
+            part = at[start : start + _SCORED_ROWS]
+            place = torch.from_numpy(part).to(self.read.device)
+            user, ad, context = served.parts(self.read.categorical[place], cached[place])
+            taught.user_vectors[key][part] = self.user.codes(user)
+            taught.matched[key][part] = self.matcher.matched(user, ad, context)
 
 
 def _prior(rows: Rows, count: int) -> Tensor:
@@ -231,11 +257,14 @@ def _prior(rows: Rows, count: int) -> Tensor:
 
 
 def _nothing(study: Study, rows: Rows) -> Taught:
-    num = len(rows.day)
+    num, dim = len(rows.day), study.latent_dim
+    delays = (study.refresh_hours, *study.delays)
+    cached = [(staleness, hours) for staleness in study.staleness for hours in delays]
     return Taught(
         {s: np.full(num, np.nan, np.float32) for s in study.staleness},
-        {s: np.zeros((num, study.latent_dim), np.int8) for s in study.staleness},
-        {s: np.zeros((num, 2 * study.latent_dim), np.int8) for s in study.staleness},
-        {s: np.zeros((num, 2 * study.latent_dim), np.float32) for s in study.staleness},
+        {s: np.zeros((num, dim), np.int8) for s in study.staleness},
+        {key: np.zeros((num, 2 * dim), np.int8) for key in cached},
+        {key: np.zeros((num, 2 * dim), np.float32) for key in cached},
         {s: np.full(num, -1, np.int64) for s in study.staleness},
+        {key: np.full(num, -1, np.int64) for key in cached},
     )
