@@ -20,10 +20,10 @@ from jobs.promotions import read_ledger
 from jobs.recipes import simulated
 
 # Three retrains, and the wait of one for another.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(4800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(6000)]
 
 DAY, EARLIER_DAY = "2022-05-03", "2022-05-02"
-RUN_SECONDS = 2400
+RUN_SECONDS = 3000
 """Time that a run gets to end, its wait for the runs before it included."""
 SMALL_WORLD = ("--users", "500", "--impressions-per-day", "5000", "--days", "20")
 """A quarter of the rows that `make up LOG=simulated` writes into an empty folder."""
