@@ -125,10 +125,10 @@ class Resources(Settings):
     num_workers: int = Field(default=2, ge=1)
     """Training workers of the teacher."""
     worker_threads: int = Field(default=1, ge=1)
-    """Torch threads per worker, and per process of a job."""
+    """Torch threads per worker, and of a job that learns in one process."""
     job_processes: int = Field(default=2, ge=1)
-    """Processes in which a job learns on a CPU: a student, its twin and all their trials side by
-    side, and baselines by task; with 1 they learn in turn."""
+    """Processes of one thread in which a job learns on a CPU: a student, its twin and all their
+    trials side by side, and baselines by task; with 1 they learn in turn."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models train and score; with `cuda` every worker of the teacher has its own GPU."""
     mlflow_uri: str | None = None

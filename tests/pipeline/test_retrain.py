@@ -26,7 +26,7 @@ from jobs.config import REPOSITORY, load_config
 from jobs.promotions import read_ledger
 from jobs.training.checkpoints import read_card
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(3000)
 
 FIRST, SECOND, THIRD = "2022-05-02", "2022-05-03", "2022-05-04"
 LOG = REPOSITORY / "infra" / "logs" / "kuairand_pure"
@@ -53,7 +53,7 @@ def run_local(home, *arguments):
         env={**os.environ, "LAPIDARY_HOME": str(home)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
         check=False,
     )
     lines = done.stdout.strip().splitlines()

@@ -1,11 +1,15 @@
 """Calls in processes of their own."""
 
 import os
+import subprocess
+import sys
+import time
 from functools import partial
 
+import psutil
 import pytest
 
-from jobs.config import Resources
+from jobs.config import REPOSITORY, Resources
 from jobs.errors import ConfigError
 from jobs.training.side_by_side import side_by_side
 
@@ -47,3 +51,41 @@ def test_an_error_of_a_call_comes_back_as_it_is():
 def test_a_killed_process_is_an_error():
     with pytest.raises(Exception, match="terminated abruptly"):
         side_by_side([partial(os._exit, 9), partial(told, 1)], TWO)
+
+
+def test_a_killed_job_leaves_no_process_behind(tmp_path):
+    script = f"""
+import os, time
+from functools import partial
+from pathlib import Path
+from jobs.config import Resources
+from jobs.training.side_by_side import side_by_side
+
+def wait(name):
+    Path({str(tmp_path)!r}, str(os.getpid())).touch()
+    time.sleep(600)
+
+side_by_side([partial(wait, 0), partial(wait, 1)], Resources(job_processes=2))
+"""
+    job = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY)
+    try:
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    finally:
+        job.kill()
+        job.wait()
+    left = [int(path.name) for path in tmp_path.iterdir()]
+    wait_until(lambda: not any(is_alive(pid) for pid in left))
+
+
+def is_alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(holds, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.1)
