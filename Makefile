@@ -30,7 +30,8 @@ retrain: $(READY) ## Retrain the family on two days of the bundled log, or on DA
 	@$(LOCAL) retrain $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DAY),--day $(DAY))
 
 test: $(READY) ## Run the tests; MARK=slow runs the slow ones, MARK=gpu those that need a GPU
-	@$(PYTHON) -m pytest $(if $(MARK),-m $(MARK),-n 2 --dist loadfile --no-loadscope-reorder)
+	@$(PYTHON) -m pytest $(if $(MARK),-m $(MARK)) \
+		$(if $(filter gpu,$(MARK)),,-n 2 --dist loadfile --no-loadscope-reorder)
 
 check: $(READY) ## Check format, lint, types and who may import whom
 	.venv/bin/ruff format --check .
