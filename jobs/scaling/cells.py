@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from jobs.config import ScalingLaw
 from jobs.scaling import sizes
+from jobs.scaling.steps import take_step
 from jobs.scaling.stream import FIELDS, Stream
 from model import metrics
 from model.config import RankerConfig
@@ -22,7 +23,6 @@ from model.ranker import Ranker, flops, num_parameters
 
 NUM_TEST_ROWS = 10_000
 _NUM_PRIOR_ROWS = 4_096
-_WARM_UP_RATIO = 0.1
 _RESAMPLES = 500
 
 
@@ -79,24 +79,17 @@ def run_cell(
     ranker = Ranker(config, seed)
     ranker.set_prior(_prior(stream))
     ranker.to(device)
-    optimizers = build_optimizers(ranker, settings.lr_dense, settings.lr_sparse)
+    rates = (settings.lr_dense, settings.lr_sparse)
+    optimizers = build_optimizers(ranker, *rates)
     starts = range(0, stream.num_train_rows, settings.batch_size)
     for step, low in enumerate(starts):
         if time.process_time() > deadline:
             raise OutOfBudget
-        share = (step + 1) / len(starts)
-        factor = min(share / _WARM_UP_RATIO, (1 - share) / (1 - _WARM_UP_RATIO))
         rows = np.arange(low, min(low + settings.batch_size, stream.num_train_rows))
         logits = _logits(stream, ranker, rows)
         labels = stream.labels[torch.from_numpy(rows)].to(device)
         loss = binary_cross_entropy_with_logits(logits, labels)
-        for optimizer, lr in zip(optimizers, (settings.lr_dense, settings.lr_sparse), strict=True):
-            optimizer.zero_grad()
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(loss, optimizers, rates, (step + 1) / len(starts))
     return {
         **_judge(stream, ranker),
         "flops_per_row": flops(config, sizes.NUM_EVENTS),

@@ -358,7 +358,7 @@ def student_card(
 
 
 def _best(lesson: Lesson) -> tuple[Arm, Arm]:
-    """Train a student and its twin with every trial, side by side, and keep the best of each."""
+    """Train a student and its twin with every trial, side by side, and tell the best of each."""
     arms = side_by_side(
         [
             partial(lesson.learn, trial, index, distilled=distilled)

@@ -40,11 +40,9 @@ Cells that are there are not run again; past `--seconds` none is started, and wh
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,7 +58,7 @@ from model.interaction.config import WukongConfig
 from model.ranker import Ranker, flops, num_parameters
 from model.sequence_config import InterFormerConfig
 from tests.bench.sweep import Cell, Outcome, Sweep, excess_difference
-from tests.bench.worlds import Days, constant_excess, learn, open_days, tell
+from tests.bench.worlds import Days, constant_excess, learn, open_days, points, run_bench, tell
 
 PRESET, NUM_DAYS, NUM_EVENTS = "world-2", 4, 8
 ARMS = ("two_way", "s_to_ns", "ns_to_s", "separate", "single")
@@ -152,8 +150,8 @@ def summary(days: Days, sweep: Sweep) -> Iterator[dict[str, Any]]:
         told[arm] = each = own[:, :, 0]
         yield line | {
             "rates": RATES[setting],
-            "constant_pp": _points(constant_excess(p_star)),
-            "excess_pp": _points(np.mean([metrics.excess_ne(p_star, p) for p in each])),
+            "constant_pp": points(constant_excess(p_star)),
+            "excess_pp": points(np.mean([metrics.excess_ne(p_star, p) for p in each])),
             "calibration": round(float(each.mean(0).sum() / p_star.sum()), 4),
         }
     for one, other in COMPARED:
@@ -167,10 +165,6 @@ def summary(days: Days, sweep: Sweep) -> Iterator[dict[str, Any]]:
     yield rows | {"torch": torch.__version__, "num_seeds": sweep.num_seeds()}
 
 
-def _points(value: float | np.floating) -> float:
-    return round(100 * float(value), 3)
-
-
 def open_truth(num_days: int) -> Days:
     """Days of the world with p* for a label, and every fifth and second row of the last two."""
     days = open_days(PRESET, num_days)
@@ -178,23 +172,9 @@ def open_truth(num_days: int) -> Days:
     return Days(replace(days.stream, labels=labels), days.learnt, days.tuned[::5], days.judged[::2])
 
 
-def open_run(num_days: int) -> Callable[[Cell], Outcome]:
-    """What runs a cell, in a process of its own."""
-    return partial(run_cell, open_truth(num_days))
-
-
 def main() -> None:
     """Run what is missing, then tell."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
-    parser.add_argument("--days", type=int, default=NUM_DAYS, help="of the world, from its first")
-    parser.add_argument("--seconds", type=float, default=2_100, help="no cell starts after these")
-    options = parser.parse_args()
-    sweep = Sweep(options.out, ARMS, len(RATES))
-    sweep.run(open_run, (options.days,), workers=1, seconds=options.seconds)
-    sweep.tell(list(summary(open_truth(options.days), sweep)))
+    run_bench(__doc__, ARMS, len(RATES), NUM_DAYS, open_truth, run_cell, summary)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,9 @@ Cells that are there are not run again; past `--seconds` none is started, and wh
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +53,16 @@ from model.config import RankerConfig
 from model.domain_config import DomainFFNConfig
 from model.ranker import Ranker, flops, num_parameters
 from tests.bench.sweep import Cell, Outcome, Sweep, excess_difference
-from tests.bench.worlds import BATCH_ROWS, Days, constant_excess, learn, open_days, tell
+from tests.bench.worlds import (
+    BATCH_ROWS,
+    Days,
+    constant_excess,
+    learn,
+    open_days,
+    points,
+    run_bench,
+    tell,
+)
 
 PRESET, NUM_DAYS = "world-3", 7
 MERGED, SEPARATE = ("naive", "heads", "untied"), "separate"
@@ -146,8 +153,8 @@ def summary(days: Days, sweep: Sweep) -> Iterator[dict[str, Any]]:
             line |= {
                 "rows": int(at.sum()),
                 "clicks": int(y.sum()),
-                "constant_pp": _points(constant_excess(p_star[at])),
-                "excess_pp": _points(np.mean([metrics.excess_ne(p_star[at], p) for p in each])),
+                "constant_pp": points(constant_excess(p_star[at])),
+                "excess_pp": points(np.mean([metrics.excess_ne(p_star[at], p) for p in each])),
                 "ne": round(float(np.mean([metrics.ne(y, p) for p in each])), 5),
                 "calibration": round(float(each.mean(0).sum() / p_star[at].sum()), 4),
                 "calibration_of_labels": round(float(each.mean(0).sum() / y.sum()), 4),
@@ -162,27 +169,9 @@ def summary(days: Days, sweep: Sweep) -> Iterator[dict[str, Any]]:
     yield {"batch_rows": BATCH_ROWS, "torch": torch.__version__, "num_seeds": sweep.num_seeds()}
 
 
-def _points(value: float | np.floating) -> float:
-    return round(100 * float(value), 3)
-
-
-def open_run(num_days: int) -> Callable[[Cell], Outcome]:
-    """What runs a cell, in a process of its own."""
-    return partial(run_cell, open_days(PRESET, num_days))
-
-
 def main() -> None:
     """Run what is missing, then tell."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
-    parser.add_argument("--days", type=int, default=NUM_DAYS, help="of the world, from its first")
-    parser.add_argument("--seconds", type=float, default=2_100, help="no cell starts after these")
-    options = parser.parse_args()
-    sweep = Sweep(options.out, ARMS, len(RATES))
-    sweep.run(open_run, (options.days,), workers=1, seconds=options.seconds)
-    sweep.tell(list(summary(open_days(PRESET, options.days), sweep)))
+    run_bench(__doc__, ARMS, len(RATES), NUM_DAYS, partial(open_days, PRESET), run_cell, summary)
 
 
 if __name__ == "__main__":

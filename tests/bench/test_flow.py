@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.scaling.sizes import WIDTH
-from jobs.scaling.stream import read_stream
 from jobs.simulation.world import World
 from tests.bench import bench_flow as bench
 from tests.bench.sweep import Sweep
-from tests.bench.worlds import Days
+from tests.bench.worlds import Days, days_of
 
 SHOWN = 600
 
@@ -30,7 +28,7 @@ def days() -> Days:
         num_impressions=SHOWN,
         events_per_impression=4,
     )
-    return Days(read_stream(world, 4), *np.split(np.arange(4 * SHOWN), [2 * SHOWN, 3 * SHOWN]))
+    return days_of(world, 4)
 
 
 @pytest.mark.parametrize("arm", bench.ARMS)

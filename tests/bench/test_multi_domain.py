@@ -11,12 +11,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.scaling.sizes import NUM_EVENTS
-from jobs.scaling.stream import read_stream
 from jobs.simulation.world import World
 from model.ranker import Ranker, flops
 from tests.bench import bench_multi_domain as bench
 from tests.bench.sweep import SEEDS, Cell, Sweep
-from tests.bench.worlds import Days
+from tests.bench.worlds import Days, days_of
 
 SHOWN = 1_500
 
@@ -30,7 +29,7 @@ def days() -> Days:
         num_impressions=SHOWN,
         num_domains=3,
     )
-    return Days(read_stream(world, 4), *np.split(np.arange(4 * SHOWN), [2 * SHOWN, 3 * SHOWN]))
+    return days_of(world, 4)
 
 
 def test_every_arm_costs_the_same_flops_and_the_counter_agrees(days):

@@ -6,24 +6,29 @@ of time. A step is so many rows of the log, of which a ranker of fewer learns it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from jobs.scaling.steps import take_step
 from jobs.scaling.stream import Stream, read_stream
-from jobs.simulation import PRESETS
+from jobs.simulation import PRESETS, World
 from jobs.simulation.digests import digest
 from model import metrics
 from model.batch import Batch
 from model.optim import build_optimizers
 from model.ranker import Ranker
+from tests.bench.sweep import Cell, Outcome, Sweep
 
 BATCH_ROWS = 1_024
 _NUM_PRIOR_ROWS = 16_384
-_WARM_UP_RATIO = 0.1
 _SCORED_ROWS = 2_048
 
 
@@ -49,6 +54,11 @@ def open_days(preset: str, num_days: int) -> Days:
             f"preset {preset!r}: rows of digest {PRESETS[preset].digest}; found {found}; install "
             "the pinned numpy"
         )
+    return days_of(world, num_days)
+
+
+def days_of(world: World, num_days: int) -> Days:
+    """The first days of any world, cut likewise."""
     stream = read_stream(world, num_days)
     rows = np.arange(len(stream.users))
     learnt, tuned = (world.num_impressions * (num_days - less) for less in (2, 1))
@@ -81,17 +91,9 @@ def learn(
     optimizers = build_optimizers(ranker, *rates)
     cut = steps(rows, batch_rows)
     for step, own in enumerate(cut):
-        share = (step + 1) / len(cut)
-        factor = min(share / _WARM_UP_RATIO, (1 - share) / (1 - _WARM_UP_RATIO))
         logits = ranker(batch_of(own)).logits[:, 0]
         loss = binary_cross_entropy_with_logits(logits, stream.labels[torch.from_numpy(own)])
-        for optimizer, lr in zip(optimizers, rates, strict=True):
-            optimizer.zero_grad()
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(loss, optimizers, rates, (step + 1) / len(cut))
 
 
 def steps(rows: np.ndarray, batch_rows: int) -> list[np.ndarray]:
@@ -108,9 +110,53 @@ def tell(ranker: Ranker, rows: np.ndarray, batch_of: Callable[[np.ndarray], Batc
     return torch.cat(logits).double().sigmoid().numpy()
 
 
+def points(value: float | np.floating) -> float:
+    """A difference in NE in percentage points, as it is told."""
+    return round(100 * float(value), 3)
+
+
 def constant_excess(p_star: np.ndarray) -> float:
     """Excess NE of the rows' own base rate: what learning nothing but that leaves."""
     return metrics.excess_ne(p_star, np.full(len(p_star), p_star.mean()))
+
+
+def run_bench(
+    doc: str | None,
+    arms: Sequence[str],
+    num_rates: int,
+    num_days: int,
+    open_rows: Callable[[int], Days],
+    run_cell: Callable[[Days, Cell], Outcome],
+    summary: Callable[[Days, Sweep], Iterable[dict[str, Any]]],
+) -> None:
+    """The command of a bench: run what is missing, then tell.
+
+    Args:
+        doc: What its help says.
+        arms: Its arms.
+        num_rates: Learning rates that each may choose from.
+        num_days: Days of the world, unless told otherwise.
+        open_rows: Gives the rows of so many days.
+        run_cell: Runs a cell on them, in a process of its own.
+        summary: Lines about all cells.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
+    parser.add_argument("--days", type=int, default=num_days, help="of the world, from its first")
+    parser.add_argument("--seconds", type=float, default=2_100, help="no cell starts after these")
+    options = parser.parse_args()
+    sweep = Sweep(options.out, tuple(arms), num_rates)
+    given = (open_rows, run_cell, options.days)
+    sweep.run(_open, given, workers=1, seconds=options.seconds)
+    sweep.tell(list(summary(open_rows(options.days), sweep)))
+
+
+def _open(
+    open_rows: Callable[[int], Days], run_cell: Callable[[Days, Cell], Outcome], num_days: int
+) -> Callable[[Cell], Outcome]:
+    return partial(run_cell, open_rows(num_days))
 
 
 def _prior(
