@@ -10,6 +10,7 @@ without them.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -196,7 +197,7 @@ class Arm:
 
     card: Card
     folder: Path
-    """Its checkpoint."""
+    """Its checkpoint, until the best is chosen."""
     results: list[SegmentResult]
     segments: list[Path]
     """Checkpoints at the ends of the segments, where they were kept."""
@@ -271,10 +272,8 @@ def train_student(config: RunConfig, plan: StudentPlan) -> JobSummary:
     zone = config.contract.time_zone
     segments = training_segments(config.plan, packed, zone, afresh=parent is None)
     shared = None if parent is not None else shared_start(config, plan, segments)
-    student, twin = _best(Lesson(config, plan, reader, segments, parent, shared))
     judged = stage_folder(config, plan.name, "judged")
-    copy_checkpoint(student.folder, judged)
-    copy_checkpoint(twin.folder, judged / TWIN)
+    student, twin = _best(Lesson(config, plan, reader, segments, parent, shared), judged)
     scored, version, facts = {}, None, None
     if plan.kind == "domain":
         torch.set_num_threads(config.resources.num_workers * config.resources.worker_threads)
@@ -357,8 +356,8 @@ def student_card(
     return replace(card, distillation=distillation.model_dump(mode="json"))
 
 
-def _best(lesson: Lesson) -> tuple[Arm, Arm]:
-    """Train a student and its twin with every trial, side by side, and tell the best of each."""
+def _best(lesson: Lesson, judged: Path) -> tuple[Arm, Arm]:
+    """Train a student and its twin with every trial, side by side; the best of each is judged."""
     arms = side_by_side(
         [
             partial(lesson.learn, trial, index, distilled=distilled)
@@ -367,9 +366,13 @@ def _best(lesson: Lesson) -> tuple[Arm, Arm]:
         ],
         lesson.config.resources,
     )
-    students = [arm for arm in arms if arm.distilled]
-    twins = [arm for arm in arms if not arm.distilled]
-    return min(students, key=lambda arm: arm.ne), min(twins, key=lambda arm: arm.ne)
+    student = min((arm for arm in arms if arm.distilled), key=lambda arm: arm.ne)
+    twin = min((arm for arm in arms if not arm.distilled), key=lambda arm: arm.ne)
+    copy_checkpoint(student.folder, judged)
+    copy_checkpoint(twin.folder, judged / TWIN)
+    for arm in arms:
+        shutil.rmtree(arm.folder)
+    return student, twin
 
 
 def _first_taught(

@@ -72,6 +72,12 @@ def test_the_teacher_has_learnt_up_to_the_gate_window(first_run):
     assert first_run[1]["train_teacher"].rows == {"learnt": sum(labels)}
 
 
+def test_of_a_students_trials_the_judged_ones_alone_are_kept(first_run):
+    models = first_run[0].run_folder / "models"
+    assert len(list(models.glob("*/judged/twin"))) == len(student_names(first_run[0]))
+    assert list(models.glob("*/*/end")) == []
+
+
 def test_every_row_after_the_first_segment_is_scored(first_run):
     config = first_run[0]
     packed = open_packed(config)
