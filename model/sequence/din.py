@@ -90,7 +90,7 @@ class DeepInterest(nn.Module):
         target: Float[Tensor, "B D"],
         events: Float[Tensor, "E D"],
         times: Int64[Tensor, " E"],
-        offsets: Int64[Tensor, "B+1"],
+        offsets: Int64[Tensor, " B+1"],
     ) -> Float[Tensor, "B D"]:
         """Sums each row's events.
 

@@ -19,7 +19,6 @@ from jobs.settings import checked
 from jobs.simulation import SURFACE_DOMAIN
 from jobs.transfer import cells, results
 from jobs.transfer.arms import MEANS, distillation_config, means_of, student_config
-from jobs.transfer.gains import gain, ratio
 from jobs.transfer.hierarchy import domain_rows, score
 from jobs.transfer.lessons import earlier, lessons, over_prediction_shift, own_rows
 from jobs.transfer.rows import Rows, read_rows, with_own_histories
@@ -402,28 +401,6 @@ def test_a_domain_student_scores_a_day_before_it_learns_it(rows, taught):
     before = own & (rows.day >= 1) & (rows.day <= 2)
     assert np.array_equal(found[before], now[before])
     assert not np.array_equal(found[own & (rows.day == 3)], now[own & (rows.day == 3)])
-
-
-def eta_line(arm: str, variant: str, divergence: float, seed: int) -> results.Line:
-    twin, teacher = losses(0.05, 0.002, 0), losses(0.03, 0.002, 1)
-    won, possible = gain(twin, losses(divergence, 0.002, seed)), gain(twin, teacher)
-    eta = None if arm == "teacher" else ratio(won, possible, "the teacher")
-    named = ("small", "unbiased", 1, arm, variant)
-    return results.Line(*named, 5, 0.1, 0.9, 1.0, won, eta, None, None, None, None, [])
-
-
-@pytest.mark.parametrize(("stalest", "verdict"), [(0.045, "met"), (0.04, "missed")])
-def test_eta_that_does_not_fall_from_each_delay_to_the_next_is_missed(stalest, verdict):
-    lines = [
-        eta_line("teacher", "", 0.03, 1),
-        eta_line("vector_alone", "6 h", 0.038, 2),
-        eta_line("vector_alone", "", 0.042, 3),
-        eta_line("vector_alone", "48 h", stalest, 4),
-    ]
-    delayed = study(num_days=6, first_day=2, delays=[6, 48])
-    (told,) = results.by_delay(delayed, lines)
-    assert told.startswith("refresh of vector_alone (small, unbiased, 1 d): 0.6")
-    assert told.endswith(f": {verdict}")
 
 
 def test_a_line_that_a_crash_cut_short_is_passed_over(tmp_path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jobs.transfer import results
 from jobs.transfer.gains import Losses, gain, ratio
+from jobs.transfer.settings import Study
 
 
 def losses(divergence: float, noise: float, seed: int) -> Losses:
@@ -67,3 +69,25 @@ def test_arms_of_different_seeds_are_not_compared():
     one = losses(0.03, 0.001, 0)
     with pytest.raises(ValueError, match="same seeds and rows; found"):
         gain(one, Losses(one.divergence[:3], one.rows, one.entropy))
+
+
+def eta_line(arm: str, variant: str, divergence: float, seed: int) -> results.Line:
+    twin, teacher = losses(0.05, 0.002, 0), losses(0.03, 0.002, 1)
+    won, possible = gain(twin, losses(divergence, 0.002, seed)), gain(twin, teacher)
+    eta = None if arm == "teacher" else ratio(won, possible, "the teacher")
+    named = ("small", "unbiased", 1, arm, variant)
+    return results.Line(*named, 5, 0.1, 0.9, 1.0, won, eta, None, None, None, None, [])
+
+
+@pytest.mark.parametrize(("stalest", "verdict"), [(0.045, "met"), (0.04, "missed")])
+def test_eta_that_does_not_fall_from_each_delay_to_the_next_is_missed(stalest, verdict):
+    lines = [
+        eta_line("teacher", "", 0.03, 1),
+        eta_line("vector_alone", "6 h", 0.038, 2),
+        eta_line("vector_alone", "", 0.042, 3),
+        eta_line("vector_alone", "48 h", stalest, 4),
+    ]
+    delayed = Study(delays=(6, 48))
+    (told,) = results.by_delay(delayed, lines)
+    assert told.startswith("refresh of vector_alone (small, unbiased, 1 d): 0.6")
+    assert told.endswith(f": {verdict}")
