@@ -3,9 +3,9 @@
 Every network of `jobs/named_networks.py` and gradient-boosted trees learn the rows of a finished
 run of recipe `kuairand` (for day 2022-05-04: its packed arrays, which hold all ten days) once in
 order of time, up to 30 April. Each gets the same six settings, tried with seed 0 and chosen by
-the mean NE over tasks on 1 and 2 May; then five seeds with the chosen one are judged on 3 and 4
-May, from which nothing was chosen. No model learns after 30 April, so all are two to four days old
-there.
+the mean NE over tasks on 1 and 2 May. Networks then go on over these two days, trees are fitted
+anew with them, and five seeds with the chosen setting are judged on 3 and 4 May, from which nothing
+was chosen.
 
 Figures: NE, AUC and calibration per task, means over seeds; beside them the difference in NE to the
 trees and to the GEM teacher, relative, with a 95 % interval over seeds and users, both resampled.
@@ -64,6 +64,9 @@ class Rows:
     config: RunConfig
     reader: Reader
     learnt: Segment
+    """Up to the days of tuning."""
+    refit: Segment
+    """The days of tuning, learnt once the setting is chosen by them."""
     tuned: GateRows
     judged: GateRows
 
@@ -81,6 +84,7 @@ def open_rows(run: Path, device: str) -> Rows:
         config,
         reader,
         Segment(None, ends[0]),
+        Segment(ends[0], ends[1]),
         gate_rows(reader, Segment(ends[0], ends[1])),
         gate_rows(reader, Segment(ends[1], ends[2])),
     )
@@ -102,15 +106,17 @@ def _network(rows: Rows, cell: Cell) -> dict[str, np.ndarray]:
     reader = teacher_reader(config, rows.reader.packed)
     job = TeacherJob(cell.name, (rows.learnt,), trial, parent=None)
     card, learner = job.start(config, reader)
-    card, _ = trainee.train(card, learner, reader, [rows.learnt])
-    with tempfile.TemporaryDirectory() as folder:
-        # Served is the average of the weights, as a checkpoint holds it.
-        trainee.save(Path(folder) / "served", card, learner)
-        model = load_model(Path(folder) / "served")
-    return {
-        "tuned": predict(model, reader, rows.tuned.rows),
-        "judged": predict(model, reader, rows.judged.rows),
-    }
+    told = {}
+    for name, segment, span in (
+        ("tuned", rows.learnt, rows.tuned),
+        ("judged", rows.refit, rows.judged),
+    ):
+        card, _ = trainee.train(card, learner, reader, [segment])
+        with tempfile.TemporaryDirectory() as folder:
+            # Served is the average of the weights, as a checkpoint holds it.
+            trainee.save(Path(folder) / "served", card, learner)
+            told[name] = predict(load_model(Path(folder) / "served"), reader, span.rows)
+    return told
 
 
 def _trees(rows: Rows, cell: Cell) -> dict[str, np.ndarray]:
@@ -124,17 +130,20 @@ def _trees(rows: Rows, cell: Cell) -> dict[str, np.ndarray]:
 
     columns: dict[str, list[np.ndarray]] = {"tuned": [], "judged": []}
     for task in range(len(packed.spec.tasks)):
-        learnt = np.flatnonzero(packed.matured(None, rows.learnt.end)[:, task])
-        model = HistGradientBoostingClassifier(
-            max_iter=trees,
-            learning_rate=rate,
-            max_features=0.3,
-            min_samples_leaf=100,
-            l2_regularization=1.0,
-            early_stopping=False,  # pyright: ignore[reportArgumentType]
-            random_state=cell.seed,
-        ).fit(read(learnt), packed.labels[learnt, task])
-        for name, span in (("tuned", rows.tuned), ("judged", rows.judged)):
+        for name, segment, span in (
+            ("tuned", rows.learnt, rows.tuned),
+            ("judged", rows.refit, rows.judged),
+        ):
+            learnt = np.flatnonzero(packed.matured(None, segment.end)[:, task])
+            model = HistGradientBoostingClassifier(
+                max_iter=trees,
+                learning_rate=rate,
+                max_features=0.3,
+                min_samples_leaf=100,
+                l2_regularization=1.0,
+                early_stopping=False,  # pyright: ignore[reportArgumentType]
+                random_state=cell.seed,
+            ).fit(read(learnt), packed.labels[learnt, task])
             columns[name].append(model.predict_proba(read(span.rows))[:, 1].astype(np.float32))
     return {name: np.stack(each, axis=1) for name, each in columns.items()}
 
