@@ -1,27 +1,30 @@
 """Join each impression with its features, its labels and the place where its history ends.
 
 Reads `impressions`, `labels`, `timelines`, `entity_features`, `events` and attributes. Writes
-`examples`, one commit per day of impression. Guarantees: nothing known at or after an impression
-is in its features or its history; a missing day of features is an error, never a count of zero.
+`examples`, one commit per day of impression. Of a touched day that only waits for its labels to
+mature, the stored rows get their new labels; everything else is made anew. Guarantees: nothing
+known at or after an impression is in its features or its history; a missing day of features is an
+error, never a count of zero.
 
     python -m jobs.build_examples --config var/runs/<run>/config.json
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
+from jobs import delta
 from jobs.build_features import TABLE as FEATURES
 from jobs.build_features import counted_events
-from jobs.command import JobSummary, main
+from jobs.command import JobSummary, log, main
 from jobs.config import RunConfig
-from jobs.days import arrival_days
+from jobs.days import arrival_days, settled_days
 from jobs.spark.buckets import PACKED, num_buckets
 from jobs.spark.build import Build
 from jobs.spark.counting import Counting
-from jobs.spark.examples import example_rows
+from jobs.spark.examples import example_rows, with_labels
 from jobs.spark.history_ends import (
     SHOWN_COLUMNS,
     TIMELINE_COLUMNS,
@@ -37,7 +40,7 @@ from jobs.spark.impression_counts import (
     packed_queries,
 )
 from jobs.spark.session import spark_session
-from jobs.spark.tables import shuffle_partitions
+from jobs.spark.tables import read_table, shuffle_partitions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,37 +56,70 @@ def run(config: RunConfig) -> JobSummary:
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build examples in a given session."""
     tables = Build(config, spark, "examples")
-    shown = shown_impressions(tables).persist()
-    order = ["event_ts", "impression_id"]
-    rows = example_frame(tables, shown)
-    summary = tables.write("examples", rows, tables.shown_days, order, "build_examples")
+    settled = settled_days(config, "examples", besides=["labels"])
+    matured = _with_new_labels(tables, settled)
+    anew = [day for day in tables.shown_days if day not in settled]
+    if settled:
+        log.info(
+            "examples: %d days anew, %d with new labels, %d as they are",
+            len(anew),
+            len(matured),
+            len(settled) - len(matured),
+        )
+    if not anew and not matured:
+        return tables.unchanged("examples", settled, "build_examples")
+    shown = shown_impressions(tables, anew).persist()
+    rows = example_frame(tables, shown, anew) if anew else None
+    if matured:
+        relabelled = _relabelled(tables, list(matured))
+        rows = relabelled if rows is None else rows.unionByName(relabelled)
+    assert rows is not None
+    days, order = sorted([*anew, *matured]), ["event_ts", "impression_id"]
+    summary = tables.write("examples", rows, days, order, "build_examples", matured)
     shown.unpersist()
     return summary
 
 
-def shown_impressions(tables: Build) -> DataFrame:
-    """Impressions of the touched days with their attributes; `day` is the day shown."""
+def _with_new_labels(
+    tables: Build, settled: Mapping[date, dict[str, int | None]]
+) -> dict[date, dict[str, int | None]]:
+    """Of settled days those whose labels have changed, with what their rows are then made from."""
+    now = tables.inputs.setdefault("labels", tables.version("labels"))
+    written = delta.live_versions(delta.open_table(tables.config.table("labels"), now))
+    return {
+        day: {**inputs, "labels": now}
+        for day, inputs in settled.items()
+        if day not in written or written[day] > (inputs["labels"] or 0)
+    }
+
+
+def _relabelled(tables: Build, days: Sequence[date]) -> DataFrame:
+    # Not among the inputs: what the other days are made of is read anew.
+    held = read_table(tables.spark, tables.config.table("examples"), days)
+    return with_labels(held, tables.read("labels", days), tables.contract)
+
+
+def shown_impressions(tables: Build, days: Sequence[date]) -> DataFrame:
+    """Impressions of touched days with their attributes; `day` is the day shown."""
     from pyspark.sql import functions as F
 
-    shown = tables.impressions().withColumn("day", F.col("event_day"))
+    shown = tables.impressions(days).withColumn("day", F.col("event_day"))
     for entity, on in (("user", "user_id"), ("ad", "ad_id")):
         shown = tables.with_attributes(shown, entity, on, "event_ts")
     return shown
 
 
-def example_frame(tables: Build, shown: DataFrame) -> DataFrame:
-    """The rows of the examples table for the touched days."""
-    days = tables.shown_days
+def example_frame(tables: Build, shown: DataFrame, days: Sequence[date]) -> DataFrame:
+    """The rows of the examples table for days whose impressions are given."""
     labels = tables.read("labels", days)
-    counts, ends = _counts(tables, shown), _history_ends(tables, days)
+    counts, ends = _counts(tables, shown, days), _history_ends(tables, days)
     return example_rows(shown, labels, counts, ends, tables.contract)
 
 
-def _counts(tables: Build, shown: DataFrame) -> DataFrame:
+def _counts(tables: Build, shown: DataFrame, days: Sequence[date]) -> DataFrame:
     counting = Counting.of(tables.contract.features)
     partitions = shuffle_partitions(tables.spark)
     buckets = num_buckets(partitions)
-    days = tables.shown_days
     day_before = [day - timedelta(days=1) for day in days]
     tables.require(FEATURES, day_before)
 
@@ -99,7 +135,7 @@ def _counts(tables: Build, shown: DataFrame) -> DataFrame:
     schema = ", ".join(f"{name} {kind}" for name, kind in PACKED.items())
     asked = shown.select("impression_id", "day", "event_ts", *counting.key_columns)
     packed = [
-        counted_events(tables, counting, days).mapInArrow(increments, schema),
+        counted_events(tables, counting, list(days)).mapInArrow(increments, schema),
         asked.mapInArrow(queries, schema),
         tables.map_columns(FEATURES, day_before, before_columns(counting), before, PACKED),
     ]
@@ -117,7 +153,7 @@ def _history_ends(tables: Build, days: Sequence[date]) -> DataFrame:
         return packed_shown(batches, days, buckets)
 
     timelines = tables.map_columns("timelines", days, TIMELINE_COLUMNS, pack, PACKED)
-    arrived = arrival_days(tables.config)
+    arrived = arrival_days(tables.config, days)
     shown = tables.map_columns("impressions", arrived, SHOWN_COLUMNS, ask, PACKED)
     return history_ends(timelines, shown, partitions)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import date, timedelta
 
 from jobs import delta
@@ -35,9 +35,11 @@ def shown_days(config: RunConfig) -> list[date]:
     return days_between(max(first, held[0] - late), config.plan.day)
 
 
-def arrival_days(config: RunConfig) -> list[date]:
-    """Arrival days of the touched days' impressions."""
-    shown = shown_days(config)
+def arrival_days(config: RunConfig, shown: Sequence[date] | None = None) -> list[date]:
+    """Arrival days of the impressions of touched days: of those given, or of all."""
+    shown = shown_days(config) if shown is None else shown
+    if not shown:
+        return []
     late = timedelta(days=config.windows.max_late_days)
     return days_between(shown[0], min(shown[-1] + late, last_arrival_day(config)))
 
@@ -54,6 +56,46 @@ def timeline_days(config: RunConfig) -> list[date]:
     ours = (config.run.config_hash, config.run.code_hash)
     same = {day for day, commit in held.items() if (commit.config_hash, commit.code_hash) == ours}
     return [day for day in shown_days(config) if day >= first or day not in same]
+
+
+def settled_days(
+    config: RunConfig, table: str, besides: Collection[str]
+) -> dict[date, dict[str, int | None]]:
+    """Touched days of a table that would be made of the same inputs again by the same code.
+
+    What is derived of a day reads partitions up to the last on which its impressions may arrive.
+
+    Args:
+        config: The run.
+        table: Its name.
+        besides: Inputs that may have changed.
+
+    Returns:
+        By day the versions that it was made from.
+    """
+    held = delta.open_table(config.table(table))
+    ours = (config.run.config_hash, config.run.code_hash)
+    late = timedelta(days=config.windows.max_late_days)
+    touched: dict[tuple[str, int | None], set[date]] = {}
+
+    def is_same(name: str, version: int | None, until: date) -> bool:
+        if (name, version) not in touched:
+            now = delta.open_table(config.table(name))
+            touched[name, version] = delta.touched_days(now, version) if now is not None else set()
+        return all(day > until for day in touched[name, version])
+
+    return {
+        day: commit.inputs
+        for day, commit in delta.live_commits(held).items()
+        if day in shown_days(config)
+        and (commit.config_hash, commit.code_hash) == ours
+        and delta.has_files(config.table(table), commit)
+        and all(
+            is_same(name, version, day + late)
+            for name, version in commit.inputs.items()
+            if name not in besides
+        )
+    }
 
 
 def outcome_days(config: RunConfig) -> list[date]:

@@ -127,6 +127,12 @@ def changed_days(table: DeltaTable, since: int | None) -> list[date]:
         table: The table now.
         since: The earlier version. All days if None, or if it can no longer be opened.
     """
+    touched = touched_days(table, since)
+    return [day for day in partition_days(table) if day in touched]
+
+
+def touched_days(table: DeltaTable, since: int | None) -> set[date]:
+    """As `changed_days`, and the days that were held then and are no longer."""
     before: dict[str | None, set[str]] = {}
     if since is not None:
         try:
@@ -134,7 +140,8 @@ def changed_days(table: DeltaTable, since: int | None) -> list[date]:
         except DeltaError:
             before = {}
     now = paths_by_day(table)
-    return [d for d in partition_days(table) if now[d.isoformat()] != before.get(d.isoformat())]
+    days = [day for day in {*before, *now} if now.get(day) != before.get(day)]
+    return {date.fromisoformat(day) for day in days if day is not None}
 
 
 def days_with(table: DeltaTable | None, columns: Iterable[str]) -> list[date]:
@@ -183,6 +190,16 @@ def read_days(
             raise ConfigError(f"{Path(uri).name}: no column {name!r}; {hint}")
     files = files_dataset(day_files(table, days), schema, f"{_root(table)}/data")
     return files.to_table(columns=columns or schema.names, filter=where)
+
+
+def holds(uri: str, commit: PartitionCommit, digest: str) -> bool:
+    """Whether a day has rows of this digest, in files that are all there."""
+    return commit.digest == digest and has_files(uri, commit)
+
+
+def has_files(uri: str, commit: PartitionCommit) -> bool:
+    """Whether the files of a day are all there."""
+    return all(Path(uri, path).is_file() for path in commit.files)
 
 
 def live_commits(table: DeltaTable | None) -> dict[date, PartitionCommit]:
@@ -389,7 +406,7 @@ def write_arrow_day(
     rows = rows.sort_by([(name, "ascending") for name in order]).combine_chunks()
     digest = arrow_digest(rows, is_taken=True)
     held = live_commits(table).get(day)
-    if held is not None and held.digest == digest:
+    if held is not None and holds(uri, held, digest):
         return None, held
     path = f"data/run={commit['run_id']}/day={day.isoformat()}/{digest}.parquet"
     target = Path(uri) / path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -107,12 +107,13 @@ class Build:
                 f"{holes[0]}), then this job again"
             )
 
-    def impressions(self) -> DataFrame:
-        """Impressions shown on the touched days, whenever they arrived."""
+    def impressions(self, shown: Sequence[date] | None = None) -> DataFrame:
+        """Impressions shown on touched days (all of them if None), whenever they arrived."""
         from pyspark.sql import functions as F
 
-        rows = self.read("impressions", days.arrival_days(self.config))
-        return rows.where(F.col("event_day").isin(self.shown_days))
+        wanted = self.shown_days if shown is None else list(shown)
+        rows = self.read("impressions", days.arrival_days(self.config, wanted))
+        return rows.where(F.col("event_day").isin(wanted))
 
     def with_attributes(self, rows: DataFrame, entity: str, on: str, at: str) -> DataFrame:
         """Add an entity's attributes as known at a moment, but no text that is content alone."""
@@ -128,12 +129,23 @@ class Build:
         return rows
 
     def write(
-        self, table: str, df: DataFrame, replaced: Sequence[date], order: Sequence[str], job: str
+        self,
+        table: str,
+        df: DataFrame,
+        replaced: Sequence[date],
+        order: Sequence[str],
+        job: str,
+        made_from: Mapping[date, dict[str, int | None]] | None = None,
     ) -> JobSummary:
         """Replace days of a table; the summary names what was read and written."""
-        uri, expected = self.config.table(table), self.expected.get(table)
         written = write_days(
-            df, uri, days=replaced, order=order, commit=self._commit(), expected=expected
+            df,
+            self.config.table(table),
+            days=replaced,
+            order=order,
+            commit=self._commit(),
+            expected=self.expected.get(table),
+            made_from=made_from,
         )
         return self._finish(table, written, replaced, job)
 
@@ -159,6 +171,16 @@ class Build:
             differences=differences,
         )
         return self._finish(table, written, replaced, job)
+
+    def unchanged(
+        self, table: str, settled: Mapping[date, dict[str, int | None]], job: str
+    ) -> JobSummary:
+        """The summary of a job that finds all of its days as they would become again."""
+        log.info("%s: no row to make, 0 of %d days changed", table, len(settled))
+        inputs = {**settled[max(settled)], **self.inputs}
+        return JobSummary(
+            job=job, inputs=inputs, outputs={table: self.version(table)}, rows={table: 0}
+        )
 
     def _commit(self) -> dict[str, Any]:
         run = self.config.run

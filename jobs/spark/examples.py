@@ -49,6 +49,20 @@ def example_rows(
     return rows.selectExpr(*[f"CAST(`{name}` AS {kind}) AS `{name}`" for name, kind in columns])
 
 
+def with_labels(examples: DataFrame, labels: DataFrame, contract: LogContract) -> DataFrame:
+    """Examples as they are, with other labels.
+
+    Args:
+        examples: Rows of the examples table.
+        labels: Rows of the labels table, of all of these impressions.
+        contract: Says which columns are labels.
+    """
+    columns = [name for name in example_columns(contract) if name in examples.columns]
+    names = tables.label_columns(list(contract.tasks), contract.zipper_tasks)
+    new = labels.select("impression_id", *[name for name in names if name in columns])
+    return examples.drop(*names).join(new, on="impression_id", how="inner").select(*columns)
+
+
 def example_columns(contract: LogContract) -> tables.Columns:
     """Columns of the examples table under a contract."""
     features = contract.features

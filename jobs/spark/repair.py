@@ -19,10 +19,9 @@ from jobs.config import Recipe, day_of, day_start, days_between
 from jobs.days import longest_window
 from jobs.learners import Learner, reaches
 from jobs.repairs import TABLE, DayRepair, Repairs
-from jobs.spark.examples import example_columns
+from jobs.spark.examples import with_labels
 from jobs.spark.labels import changed_labels, label_rows, late_outcomes
 from jobs.spark.tables import read_table, write_days
-from validation import tables
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -225,14 +224,8 @@ class LabelTables:
 
     def _examples(self, days: Sequence[date]) -> DataFrame:
         """Examples of days, with the labels that the labels table now holds."""
-        contract = self.recipe.contract
-        examples = self._read("examples", days)
-        columns = [name for name in example_columns(contract) if name in examples.columns]
-        labels = tables.label_columns(list(contract.tasks), contract.zipper_tasks)
-        new = read_table(self.spark, self.uri("labels"), days)
-        taken = new.select("impression_id", *[name for name in labels if name in columns])
-        kept = examples.drop(*labels)
-        return kept.join(taken, on="impression_id", how="inner").select(*columns)
+        labels = read_table(self.spark, self.uri("labels"), days)
+        return with_labels(self._read("examples", days), labels, self.recipe.contract)
 
     def _impressions(self, days: Iterable[date]) -> DataFrame:
         """Impressions shown on days, whenever they arrived."""

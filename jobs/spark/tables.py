@@ -81,6 +81,7 @@ def write_days(
     commit: dict[str, Any],
     files_per_day: int = 1,
     expected: Mapping[str | None, Collection[str]] | None = None,
+    made_from: Mapping[date, dict[str, int | None]] | None = None,
 ) -> TableWrite:
     """Replace days of a table, each in one commit; days that already hold these rows are left.
 
@@ -96,6 +97,7 @@ def write_days(
         files_per_day: Files that a day's rows are spread over, by hash of the first of `order`.
         expected: The files by day as they were before the first of the inputs was read; as they
             are now if left out. With them, rows made from older inputs never replace newer ones.
+        made_from: Of days that were made from other versions than `commit` says: their `inputs`.
 
     Returns:
         Rows and digest of every day, and which of them changed.
@@ -122,7 +124,7 @@ def write_days(
     )
     files = files_by_day(folder, Path(uri))
     return replace_days(
-        df.sparkSession, uri, df.schema, folder, files, days, commit, before, expected
+        df.sparkSession, uri, df.schema, folder, files, days, commit, before, expected, made_from
     )
 
 
@@ -136,6 +138,7 @@ def replace_days(
     commit: dict[str, Any],
     before: DeltaTable | None,
     expected: Mapping[str | None, Collection[str]] | None,
+    made_from: Mapping[date, dict[str, int | None]] | None = None,
 ) -> TableWrite:
     """Make files the content of their days, each in one commit, where their rows are new.
 
@@ -149,6 +152,7 @@ def replace_days(
         commit: As `write_days` takes it.
         before: The table before the files were written.
         expected: As `write_days` takes it.
+        made_from: As `write_days` takes it.
     """
     from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -167,11 +171,12 @@ def replace_days(
     changed: list[date] = []
     for day in sorted(files):
         rows, digest = digests[day]
-        if day in held and held[day].digest == digest:
+        if day in held and delta.holds(uri, held[day], digest):
             shutil.rmtree(folder / f"day={day.isoformat()}")
             continue
+        own = {**commit, "inputs": (made_from or {}).get(day, commit["inputs"])}
         record = delta.PartitionCommit(
-            day=day.isoformat(), digest=digest, rows=rows, files=files[day], **commit
+            day=day.isoformat(), digest=digest, rows=rows, files=files[day], **own
         )
         delta.replace_day(uri, columns, record, expected.get(day.isoformat(), ()))
         changed.append(day)

@@ -12,7 +12,7 @@ from jobs import build_examples, build_features, build_tables, ingest_log, rebui
 from jobs.command import run_job
 from jobs.config import with_overrides
 from jobs.days import DERIVED
-from jobs.delta import open_table
+from jobs.delta import live_commits, open_table, read_days
 from jobs.errors import ConfigError
 from tests.jobs.samples import run_config
 from tests.jobs.second_log.log import DAYS, TABLES, digests, run, table
@@ -104,6 +104,39 @@ def test_a_day_that_is_declared_empty_leaves_all_tables_as_if_nothing_had_ever_c
     assert digests(config) == digests(never)
     held = {name: DAYS[1] in days for name, days in digests(config).items()}
     assert [name for name, holds in held.items() if holds] == ["entity_features"]
+
+
+def test_a_day_that_waits_for_its_labels_gets_them_and_is_otherwise_left(spark, settings, tmp_path):
+    # Labels of the 1st mature on the 3rd.
+    longer = with_overrides(settings, {"contract.tasks.subscribe.window": "2d"})
+    first = run_config(tmp_path, longer, DAYS[1], run_id="first")
+    second = run_config(tmp_path, longer, DAYS[2], first=DAYS[2], run_id="second")
+    for config in (first, second):
+        run_job(config, ingest_log.build, spark=spark)
+        summary = run_job(config, build_tables.build, spark=spark)
+    assert summary.rows["examples"] == 9
+    made = live_commits(open_table(second.table("examples")))
+    assert {day: commit.run_id for day, commit in made.items()} == dict.fromkeys(DAYS, "second")
+    relabelled, anew = made[DAYS[0]].inputs, made[DAYS[1]].inputs
+    assert relabelled.keys() == anew.keys()
+    assert relabelled["labels"] == anew["labels"]
+    older = {name for name, version in relabelled.items() if version != anew[name]}
+    assert {"impressions", "events", "timelines"} <= older
+    expected = digests(second)
+
+    repeated = run_job(second, build_examples.build, spark=spark)
+    assert repeated.rows == {"examples": 0}
+    assert repeated.inputs == made[DAYS[2]].inputs
+    # Other code makes everything anew, and finds the same.
+    changed = second.model_copy(update={"run": second.run.model_copy(update={"code_hash": "new"})})
+    assert run_job(changed, build_examples.build, spark=spark).rows == {"examples": 9}
+    assert digests(second) == expected
+
+    for path in made[DAYS[0]].files:
+        Path(second.table("examples"), path).unlink()
+    run_job(second, build_examples.build, spark=spark)
+    assert read_days(second.table("examples")).num_rows == 9
+    assert digests(second) == expected
 
 
 def test_an_outcome_waits_for_its_impression(daily):

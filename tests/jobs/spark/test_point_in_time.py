@@ -297,7 +297,10 @@ def test_examples_and_timelines_equal_the_slow_reference(spark, home, knobs):
     repaired = repairs_of(knobs)
     tables = built(spark, log, config, repaired)
     try:
-        examples = example_frame(tables, shown_impressions(tables)).toArrow().to_pylist()
+        days = tables.shown_days
+        examples = (
+            example_frame(tables, shown_impressions(tables, days), days).toArrow().to_pylist()
+        )
         stored = tables.frames["timelines"].toArrow().to_pylist()
     finally:
         spark.catalog.clearCache()
