@@ -10,8 +10,9 @@ evicts; a repeat changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
-from functools import reduce
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobs import delta
@@ -22,7 +23,7 @@ from jobs.spark.session import spark_session
 from jobs.vocabulary import EVENT_TYPE, admit, fields
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -43,24 +44,13 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     examples = tables.read("examples", days).where(F.col("known_ts") < cut_off)
     events = tables.read("events", days).where(F.col("known_ts") < cut_off)
     events = events.where(F.col("event_type").isin(config.contract.timeline_event_types))
-    counts = [
-        _counts(examples, field, field, first) for field in config.contract.features.categorical
-    ]
-    counts += [
-        _counts(_each_value(examples, field), field, field, first)
-        for field in config.contract.features.bags
-    ]
-    counts += [
-        _counts(events, "ad_id", "item_id", first),
-        _counts(events, "surface", "surface", first),
-        _counts(events, EVENT_TYPE, EVENT_TYPE, first),
-    ]
-    seen = (
-        reduce(lambda a, b: a.unionByName(b), counts)
-        .groupBy("field", "value")
-        .agg(F.sum("count").alias("count"), F.max("last_day").alias("last_day"))
-    )
-    rows = seen.where(F.col("value").isNotNull()).collect()
+    features = config.contract.features
+    of_events = {"ad_id": "item_id", "surface": "surface", EVENT_TYPE: EVENT_TYPE}
+    values = _values(examples, {name: name for name in features.categorical}, features.bags)
+    values = values.unionByName(_values(events, of_events))
+    counted = F.count_if(F.col("day") >= F.lit(first)).alias("count")
+    seen = values.where(F.col("value").isNotNull()).groupBy("field", "value")
+    rows = seen.agg(counted, F.max("day").alias("last_day")).toArrow().to_pylist()
     seen_lately = {
         field: {r["value"] for r in rows if r["field"] == field and r["last_day"] >= since}
         for field, since in lately.items()
@@ -100,20 +90,25 @@ def eviction_days(config: RunConfig) -> dict[str, date]:
     return found
 
 
-def _each_value(rows: DataFrame, bag: str) -> DataFrame:
-    """A row per value of a bag, however often it occurs in one bag."""
+def _values(rows: DataFrame, columns: Mapping[str, str], bags: Iterable[str] = ()) -> DataFrame:
+    """Every value that a row has, with its field and the row's day.
+
+    Args:
+        rows: Examples or events.
+        columns: Their columns by field.
+        bags: Columns of several values, fields themselves; a value counts once for a row.
+    """
     from pyspark.sql import functions as F
 
-    return rows.select("day", F.explode(F.array_distinct(bag)).alias(bag))
+    def pair(field: str, value: Column) -> Column:
+        return F.struct(F.lit(field).alias("field"), value.cast("string").alias("value"))
 
-
-def _counts(rows: DataFrame, field: str, column: str, first: date) -> DataFrame:
-    """How often each value of a column was seen from a day on, and the last day of all it was."""
-    from pyspark.sql import functions as F
-
-    values = rows.groupBy(F.lit(field).alias("field"), F.col(column).alias("value"))
-    counted = F.count_if(F.col("day") >= F.lit(first))
-    return values.agg(counted.alias("count"), F.max("day").alias("last_day"))
+    # One pass over the rows for all fields: a pass each takes longer.
+    found = [F.array(*[pair(field, F.col(column)) for field, column in columns.items()])]
+    for bag in bags:
+        held = F.coalesce(F.col(bag), F.array().cast("array<string>"))
+        found.append(F.transform(F.array_distinct(held), partial(pair, bag)))
+    return rows.select("day", F.explode(F.concat(*found)).alias("pair")).select("day", "pair.*")
 
 
 if __name__ == "__main__":
