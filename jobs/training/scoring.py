@@ -29,6 +29,7 @@ from jobs.representation_settings import Representation
 from jobs.training.checkpoints import Card, learnt_until_us, load_model, read_card
 from jobs.training.inputs import Packed
 from jobs.training.reader import Reader, as_known
+from jobs.training.side_by_side import on_threads
 from model.ranker import Ranker, Student
 
 if TYPE_CHECKING:
@@ -51,16 +52,19 @@ def _score(
 ) -> tuple[np.ndarray, list[bytes]]:
     """Probabilities of rows, and with an encoder what is kept of their representations."""
     ranker = (model.ranker if isinstance(model, Student) else model).to(reader.device)
-    parts = [np.zeros((0, len(ranker.config.tasks)), np.float32)]
-    kept: list[bytes] = []
-    with torch.inference_mode():
-        for low in range(0, len(rows), _ROWS_PER_BATCH):
-            batch = as_known(reader.batch(rows[low : low + _ROWS_PER_BATCH]), ranker.config)
-            output = ranker(batch.map(lambda tensor: tensor.to(reader.device)))
-            parts.append(torch.sigmoid(output.logits).cpu().numpy())
-            if encoder is not None:
-                kept += [line.tobytes() for line in encoder.compress(output.representation.cpu())]
-    return np.concatenate(parts), kept
+
+    def score(low: int) -> tuple[np.ndarray, list[bytes]]:
+        batch = as_known(reader.batch(rows[low : low + _ROWS_PER_BATCH]), ranker.config)
+        output = ranker(batch.map(lambda tensor: tensor.to(reader.device)))
+        told = torch.sigmoid(output.logits).cpu().numpy()
+        if encoder is None:
+            return told, []
+        return told, [line.tobytes() for line in encoder.compress(output.representation.cpu())]
+
+    none = np.zeros((0, len(ranker.config.tasks)), np.float32)
+    parts = on_threads(score, range(0, len(rows), _ROWS_PER_BATCH), reader.device)
+    kept = [line for _, lines in parts for line in lines]
+    return np.concatenate([none, *[told for told, _ in parts]]), kept
 
 
 def scores_table(config: RunConfig, scorer: str) -> str:

@@ -25,6 +25,7 @@ from jobs.training.checkpoints import Card, learnt_until_us, load_model, read_ca
 from jobs.training.dense import micros
 from jobs.training.inputs import Packed, to_us
 from jobs.training.reader import Reader, events_as_known
+from jobs.training.side_by_side import on_threads
 from jobs.user_embeddings import SCHEMA
 from model.ranker import Ranker, Student
 from model.representations.quantise import quantise, scaled
@@ -121,20 +122,17 @@ def user_vectors(
     end, as_of = moments["num_events"].to_numpy().astype(np.int64), micros(moments["as_of"])
     # Batches of neighbours: moments of one timeline share what is computed of it.
     order = np.argsort(timeline, kind="stable")
-    parts: list[torch.Tensor] = []
-    with torch.inference_mode():
-        for low in range(0, len(order), _USERS_PER_BATCH):
-            at = order[low : low + _USERS_PER_BATCH]
-            history = packed.history(
-                timeline[at],
-                end[at],
-                as_of[at],
-                config.history.max_events,
-                whole=True,
-                content=reader.content,
-            )
-            history = events_as_known(history, config).map(lambda x: x.to(reader.device))
-            parts.append(ranker.represent_user(history).cpu())
+    max_events = config.history.max_events
+
+    def represent(low: int) -> torch.Tensor:
+        at = order[low : low + _USERS_PER_BATCH]
+        history = packed.history(
+            timeline[at], end[at], as_of[at], max_events, whole=True, content=reader.content
+        )
+        history = events_as_known(history, config).map(lambda x: x.to(reader.device))
+        return ranker.represent_user(history).cpu()
+
+    parts = on_threads(represent, range(0, len(order), _USERS_PER_BATCH), reader.device)
     vectors = torch.cat(parts)[torch.from_numpy(np.argsort(order))]
     within, scale = scaled(vectors)
     codes, number = quantise(within, 8).numpy(), len(order)

@@ -51,8 +51,9 @@ TREES = "trees"
 MODELS = (*NETWORKS, TREES)
 RATES = tuple(itertools.product((1e-3, 2e-3, 4e-3), (3e-2, 1e-1)))
 """Learning rates of dense weights and of tables."""
-TREE_SETTINGS = tuple(itertools.product((0.06, 0.12), (80, 160, 320)))
-"""Learning rate and number of trees."""
+TREE_SETTINGS = ((0.03, 80), (0.03, 160), (0.06, 40), (0.06, 80), (0.12, 40), (0.12, 80))
+"""Learning rate and number of trees. A first grid, up to 0.12 and 320, was best at its lower end on
+the days of tuning; this one lies around that."""
 LEARNT_UNTIL, TUNED_UNTIL, JUDGED_UNTIL = date(2022, 5, 1), date(2022, 5, 3), date(2022, 5, 5)
 """Each the first day of what follows."""
 
@@ -163,7 +164,10 @@ def mean_ne(gate: GateRows, told: np.ndarray) -> float:
 def summary(rows: Rows, sweep: Sweep) -> Iterator[dict[str, Any]]:
     """A line per model and task."""
     gate = rows.judged
-    told = {model: sweep.judged(model) for model in sweep.arms}
+    # As many seeds as all arms that have been tuned have run.
+    tuned = [model for model in sweep.arms if sweep.setting(model) is not None]
+    seeds = max(1, Sweep(sweep.out, tuned, sweep.num_settings).num_seeds())
+    told = {model: sweep.judged(model, seeds) for model in sweep.arms}
     for model in sweep.arms:
         own = told[model]
         if own is None:
@@ -179,6 +183,7 @@ def summary(rows: Rows, sweep: Sweep) -> Iterator[dict[str, Any]]:
                 "model": model,
                 "task": task,
                 "setting": (TREE_SETTINGS if model == TREES else RATES)[setting],
+                "seeds": seeds,
                 "rows": int(at.sum()),
                 "positives": int(y.sum()),
                 "ne": round(float(np.mean([metrics.ne(y, p) for p in each])), 5),

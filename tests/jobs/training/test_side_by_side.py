@@ -1,17 +1,19 @@
-"""Calls in processes of their own."""
+"""Calls in processes of their own, and on threads of their own."""
 
 import os
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 
 import psutil
 import pytest
+import torch
 
 from jobs.config import REPOSITORY, Resources
 from jobs.errors import ConfigError
-from jobs.training.side_by_side import side_by_side
+from jobs.training.side_by_side import on_threads, side_by_side
 
 TWO = Resources(job_processes=2)
 
@@ -59,7 +61,7 @@ import os, time
 from functools import partial
 from pathlib import Path
 from jobs.config import Resources
-from jobs.training.side_by_side import side_by_side
+from jobs.training.side_by_side import on_threads, side_by_side
 
 def wait(name):
     Path({str(tmp_path)!r}, str(os.getpid())).touch()
@@ -89,3 +91,41 @@ def wait_until(holds, seconds=120):
     while not holds():
         assert time.monotonic() < deadline, f"not so after {seconds} s"
         time.sleep(0.1)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_infer_in_order_with_one_thread_of_torch_each(two_threads):
+    meet = threading.Barrier(2, timeout=30)
+
+    def look(number):
+        meet.wait()  # Both are at work at the same time.
+        return number, torch.is_inference_mode_enabled(), torch.get_num_threads()
+
+    assert on_threads(look, range(6), "cpu") == [(n, True, 1) for n in range(6)]
+    assert torch.get_num_threads() == 2
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize(("num_items", "device"), [(1, "cpu"), (3, "cuda")])
+def test_one_item_and_a_gpu_stay_on_this_thread(two_threads, num_items, device):
+    here = threading.get_ident()
+    found = on_threads(
+        lambda _: (threading.get_ident(), torch.get_num_threads()), range(num_items), device
+    )
+    assert found == [(here, 2)] * num_items
+
+
+def test_an_error_on_a_thread_comes_back_and_leaves_the_threads_as_they_were(two_threads):
+    def fail(number):
+        raise ConfigError(f"x: found {number}; choose 2")
+
+    with pytest.raises(ConfigError, match="found 0"):
+        on_threads(fail, range(3), "cpu")
+    assert torch.get_num_threads() == 2
