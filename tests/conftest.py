@@ -1,10 +1,22 @@
-"""Shared test settings."""
+"""Shared test settings. Every shape annotation of `model` is checked while tests run."""
 
+import os
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Files run side by side, a core each. Threads that share every operation wait for each other at its
+# end: for one whose core other tests keep busy, many times as long as the operation takes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if find_spec("beartype"):  # A GPU machine need not have it.
+    from tests import typechecker
+
+    install_import_hook("model", f"{typechecker.__name__}.{typechecker.check_types.__name__}")
 
 _left_out = Counter[str]()
 

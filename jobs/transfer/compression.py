@@ -51,7 +51,7 @@ class Compressor:
             for part in activations.split(_BATCH_SIZE):
                 target, reconstructed = self.autoencoder(part)
                 every = torch.ones(len(part), dtype=torch.bool, device=part.device)
-                losses = reconstruction_loss(target, reconstructed, every, every.sum())
+                losses = reconstruction_loss(target, reconstructed, every, every.sum().float())
                 self.optimizer.zero_grad()
                 losses.sum().backward()
                 self.optimizer.step()

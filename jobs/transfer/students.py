@@ -118,7 +118,7 @@ def _loss(model: Ranker | Student, own: Lessons, low: int, high: int) -> Tensor:
     if not isinstance(model, Student):
         return loss
     teacher, soft_labels = own.teacher[low:high], model.distillation.soft_labels
-    scored = losses.usable_scores(teacher, mask).sum(0)
+    scored = losses.usable_scores(teacher, mask).sum(0).float()
     logits = {"serving": output.logits, "auxiliary": output.distill_logits}
     loss = loss + distillation_loss(
         logits, teacher, mask, scored, soft_labels=soft_labels, tasks=(TASK,)

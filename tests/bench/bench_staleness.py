@@ -17,23 +17,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from jobs.config import day_start, load_config
-from jobs.training import trainee
-from jobs.training.checkpoints import load_model
 from jobs.training.evaluation import gate_rows
 from jobs.training.inputs import Packed
-from jobs.training.scoring import predict
 from jobs.training.segments import Segment
-from jobs.training.teacher import TeacherJob, teacher_reader
-from model import metrics
-from tests.bench.sweep import SEEDS, relative_difference
+from jobs.training.teacher import teacher_reader
+from tests.bench.teachers import differences, predictions
 
 STALE_FROM, JUDGED = date(2022, 5, 2), date(2022, 5, 4)
 """The first day that the stale model has not learnt, and the day that is judged."""
@@ -51,41 +45,11 @@ def main() -> None:
     reader = teacher_reader(config, Packed(options.run / "packed"))
     zone = config.contract.time_zone
     stale, judged, end = (
-        day_start(day, zone) for day in (STALE_FROM, JUDGED, JUDGED.replace(day=JUDGED.day + 1))
+        day_start(day, zone) for day in (STALE_FROM, JUDGED, JUDGED + timedelta(days=1))
     )
     gate = gate_rows(reader, Segment(judged, end))
-    told: dict[str, list[np.ndarray]] = {"stale": [], "fresh": []}
-    for seed in SEEDS:
-        teacher = config.teacher.model_copy(update={"seed": seed})
-        seeded = config.model_copy(update={"teacher": teacher})
-        job = TeacherJob("staleness", (Segment(None, stale),), teacher.trials[0], parent=None)
-        card, learner = job.start(seeded, reader)
-        spans = {"stale": Segment(None, stale), "fresh": Segment(stale, judged)}
-        for name, segment in spans.items():
-            card, _ = trainee.train(card, learner, reader, [segment])
-            with tempfile.TemporaryDirectory() as folder:
-                # Served is the average of the weights, as a checkpoint holds it.
-                trainee.save(Path(folder) / "served", card, learner)
-                told[name].append(predict(load_model(Path(folder) / "served"), reader, gate.rows))
-    for t, task in enumerate(gate.spec.tasks):
-        at = gate.mask[:, t]
-        y = gate.labels[at, t]
-        own = {
-            name: np.stack([each[at, t] for each in seeds]).astype(np.float64)
-            for name, seeds in told.items()
-        }
-        line = {
-            "task": task,
-            "rows": int(at.sum()),
-            "positives": int(y.sum()),
-            **{
-                f"ne_{name}": round(float(np.mean([metrics.ne(y, p) for p in each])), 5)
-                for name, each in own.items()
-            },
-            "fresh_versus_stale": relative_difference(
-                y, own["fresh"], own["stale"], gate.users[at]
-            ),
-        }
+    spans = {"stale": Segment(None, stale), "fresh": Segment(stale, judged)}
+    for line in differences(gate, predictions(config, reader, spans, gate.rows), "fresh", "stale"):
         print(json.dumps(line))
 
 

@@ -49,15 +49,6 @@ def study(**changes: object) -> Study:
     return checked(Study, TINY | changes, "test")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    # Small steps on two busy cores are slower with two threads than with one.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def rows() -> Rows:
     return read_rows(study())

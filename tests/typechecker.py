@@ -1,4 +1,4 @@
-"""The run-time type check of these tests: as PEP 484 has it, an int serves where a float is due."""
+"""The run-time type check of tests: as PEP 484 has it, an int serves where a float is due."""
 
 from typing import Any
 
