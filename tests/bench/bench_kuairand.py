@@ -7,9 +7,9 @@ the mean NE over tasks on 1 and 2 May. Networks then go on over these two days, 
 anew with them, and five seeds with the chosen setting are judged on 3 and 4 May, from which nothing
 was chosen.
 
-Figures: NE, AUC and calibration per task, means over seeds; beside them the difference in NE to the
-trees and to the GEM teacher, relative, with a 95 % interval over seeds and users, both resampled.
-A win is an interval wholly below zero.
+Figures: NE, log loss, AUC, gAUC and calibration per task, means over seeds; beside them the
+difference in NE to the trees and to the GEM teacher, relative, with a 95 % interval over seeds and
+users, both resampled. A win is an interval wholly below zero.
 
 A cell is a network, a setting and a seed: one line of JSON each in `--out`, its predictions beside
 it. Cells that are there are not run again; past `--seconds` none is started, and what has not run
@@ -177,7 +177,7 @@ def summary(rows: Rows, sweep: Sweep) -> Iterator[dict[str, Any]]:
         assert setting is not None
         for t, task in enumerate(gate.spec.tasks):
             at = gate.mask[:, t]
-            y = gate.labels[at, t]
+            y, users = gate.labels[at, t], gate.users[at]
             each = own[:, at, t].astype(np.float64)
             line: dict[str, Any] = {
                 "model": model,
@@ -187,14 +187,16 @@ def summary(rows: Rows, sweep: Sweep) -> Iterator[dict[str, Any]]:
                 "rows": int(at.sum()),
                 "positives": int(y.sum()),
                 "ne": round(float(np.mean([metrics.ne(y, p) for p in each])), 5),
+                "log_loss": round(float(np.mean([metrics.log_loss(y, p) for p in each])), 5),
                 "auc": round(float(np.mean([metrics.auc(y, p) for p in each])), 5),
+                "gauc": round(float(np.mean([metrics.gauc(y, p, users) for p in each])), 5),
                 "calibration": round(float(np.mean(each.sum(1) / y.sum())), 4),
             }
             for other in (TREES, "gem"):
                 theirs = told.get(other)
                 if theirs is not None and other != model:
                     line[f"ne_versus_{other}"] = relative_difference(
-                        y, each, theirs[:, at, t].astype(np.float64), gate.users[at]
+                        y, each, theirs[:, at, t].astype(np.float64), users
                     )
             yield line
 
