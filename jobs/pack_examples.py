@@ -34,6 +34,8 @@ def run(config: RunConfig) -> JobSummary:
     days = sorted({*shown_days(config), *days_between(first, config.plan.day)})
     examples = delta.read_days(config.table("examples"), days, version=built["examples"])
     timelines = delta.read_days(config.table("timelines"), days, version=built["timelines"])
+    # The order of files says nothing, but sums of floats would follow it.
+    timelines = timelines.sort_by([("day", "ascending"), ("user_id", "ascending")])
     vocabulary = read_vocabulary(config.table("vocabulary"), built["vocabulary"])
     inputs = {name: built[name] for name in ("examples", "timelines", "vocabulary", "labels")}
     content = None

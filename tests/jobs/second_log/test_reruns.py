@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs import build_examples, build_features, build_tables, ingest_log, rebuild_days
+from jobs import (
+    build_examples,
+    build_features,
+    build_tables,
+    delta,
+    ingest_log,
+    pack_examples,
+    rebuild_days,
+)
 from jobs.command import run_job
 from jobs.config import with_overrides
 from jobs.days import DERIVED
@@ -137,6 +145,26 @@ def test_a_day_that_waits_for_its_labels_gets_them_and_is_otherwise_left(spark, 
     run_job(second, build_examples.build, spark=spark)
     assert read_days(second.table("examples")).num_rows == 9
     assert digests(second) == expected
+
+
+def test_the_order_of_files_does_not_show_in_what_is_packed(settings, whole, tmp_path, monkeypatch):
+    home = shutil.copytree(whole[0].home, tmp_path / "home")
+    config = run_config(home, settings, DAYS[2])
+
+    def packed():
+        return {p.name: p.read_bytes() for p in (config.run_folder / "packed").glob("*.npy")}
+
+    expected = packed()
+    shutil.rmtree(config.run_folder / "packed")
+
+    def backwards(*arguments, **options):
+        rows = read_days(*arguments, **options)
+        return rows.take(list(reversed(range(rows.num_rows))))
+
+    monkeypatch.setattr(delta, "read_days", backwards)
+    run_job(config, pack_examples.run)
+    assert expected.keys() >= {"event_dense.npy", "timeline.npy"}
+    assert packed() == expected
 
 
 def test_an_outcome_waits_for_its_impression(daily):
