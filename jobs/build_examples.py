@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
+_INPUTS = ("impressions", "labels", "timelines", FEATURES, "events")
+
+
 def run(config: RunConfig) -> JobSummary:
     """Build examples in a session of its own."""
     with spark_session(config.resources, config.home, "build_examples") as spark:
@@ -56,7 +59,7 @@ def run(config: RunConfig) -> JobSummary:
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build examples in a given session."""
     tables = Build(config, spark, "examples")
-    settled = settled_days(config, "examples", besides=["labels"])
+    settled = settled_days(config, "examples", _INPUTS, besides=["labels"])
     matured = _with_new_labels(tables, settled)
     anew = [day for day in tables.shown_days if day not in settled]
     if settled:
@@ -68,13 +71,14 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
         )
     if not anew and not matured:
         return tables.unchanged("examples", settled, "build_examples")
-    shown = shown_impressions(tables, anew).persist()
-    rows = example_frame(tables, shown, anew) if anew else None
-    if matured:
-        relabelled = _relabelled(tables, list(matured))
-        rows = relabelled if rows is None else rows.unionByName(relabelled)
-    assert rows is not None
     days, order = sorted([*anew, *matured]), ["event_ts", "impression_id"]
+    if not anew:
+        rows = _relabelled(tables, days)
+        return tables.write("examples", rows, days, order, "build_examples", matured)
+    shown = shown_impressions(tables, anew).persist()
+    rows = example_frame(tables, shown, anew)
+    if matured:
+        rows = rows.unionByName(_relabelled(tables, list(matured)))
     summary = tables.write("examples", rows, days, order, "build_examples", matured)
     shown.unpersist()
     return summary

@@ -59,7 +59,7 @@ def timeline_days(config: RunConfig) -> list[date]:
 
 
 def settled_days(
-    config: RunConfig, table: str, besides: Collection[str]
+    config: RunConfig, table: str, inputs: Collection[str], besides: Collection[str]
 ) -> dict[date, dict[str, int | None]]:
     """Touched days of a table that would be made of the same inputs again by the same code.
 
@@ -68,6 +68,8 @@ def settled_days(
     Args:
         config: The run.
         table: Its name.
+        inputs: What its rows are made from, attributes aside. A day whose commit does not name
+            them all, such as that of an erasure or a repair, is not settled.
         besides: Inputs that may have changed.
 
     Returns:
@@ -89,6 +91,7 @@ def settled_days(
         for day, commit in delta.live_commits(held).items()
         if day in shown_days(config)
         and (commit.config_hash, commit.code_hash) == ours
+        and commit.inputs.keys() >= {*inputs}
         and delta.has_files(config.table(table), commit)
         and all(
             is_same(name, version, day + late)

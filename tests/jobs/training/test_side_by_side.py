@@ -61,7 +61,7 @@ import os, time
 from functools import partial
 from pathlib import Path
 from jobs.config import Resources
-from jobs.training.side_by_side import on_threads, side_by_side
+from jobs.training.side_by_side import side_by_side
 
 def wait(name):
     Path({str(tmp_path)!r}, str(os.getpid())).touch()
