@@ -20,7 +20,8 @@ from jobs.build_features import TABLE as FEATURES
 from jobs.build_features import counted_events
 from jobs.command import JobSummary, log, main
 from jobs.config import RunConfig
-from jobs.days import arrival_days, settled_days
+from jobs.days import arrival_days
+from jobs.settled import settled_days
 from jobs.spark.buckets import PACKED, num_buckets
 from jobs.spark.build import Build
 from jobs.spark.counting import Counting

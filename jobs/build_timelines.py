@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from jobs.command import JobSummary, main
 from jobs.config import RunConfig, Timeline, days_between
-from jobs.days import arrival_days, timeline_days
+from jobs.days import arrival_days
+from jobs.settled import settled_days
 from jobs.spark.buckets import PACKED, num_buckets
 from jobs.spark.build import Build
 from jobs.spark.histories import (
@@ -48,7 +49,10 @@ def run(config: RunConfig) -> JobSummary:
 def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     """Build timelines in a given session."""
     tables = Build(config, spark, "timelines")
-    days = timeline_days(config)
+    settled = settled_days(config, "timelines", ("events", "impressions"))
+    days = [day for day in tables.shown_days if day not in settled]
+    if not days:
+        return tables.unchanged("timelines", settled, "build_timelines")
     return tables.write_columns(
         "timelines",
         histories(tables, days),

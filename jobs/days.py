@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 
 from jobs import delta
@@ -42,63 +42,6 @@ def arrival_days(config: RunConfig, shown: Sequence[date] | None = None) -> list
         return []
     late = timedelta(days=config.windows.max_late_days)
     return days_between(shown[0], min(shown[-1] + late, last_arrival_day(config)))
-
-
-def timeline_days(config: RunConfig) -> list[date]:
-    """Touched days whose timelines may differ from those that are stored.
-
-    A timeline holds what was known on its day and before, so that a later arrival changes none; a
-    label that matures does not either. Left are the days that arrive, those with impressions that
-    may still have arrived, and those that other code or another configuration has written.
-    """
-    first = config.plan.first_day - timedelta(days=config.windows.max_late_days)
-    held = delta.live_commits(delta.open_table(config.table("timelines")))
-    ours = (config.run.config_hash, config.run.code_hash)
-    same = {day for day, commit in held.items() if (commit.config_hash, commit.code_hash) == ours}
-    return [day for day in shown_days(config) if day >= first or day not in same]
-
-
-def settled_days(
-    config: RunConfig, table: str, inputs: Collection[str], besides: Collection[str]
-) -> dict[date, dict[str, int | None]]:
-    """Touched days of a table that would be made of the same inputs again by the same code.
-
-    What is derived of a day reads partitions up to the last on which its impressions may arrive.
-
-    Args:
-        config: The run.
-        table: Its name.
-        inputs: What its rows are made from, attributes aside. A day whose commit does not name
-            them all, such as that of an erasure or a repair, is not settled.
-        besides: Inputs that may have changed.
-
-    Returns:
-        By day the versions that it was made from.
-    """
-    held = delta.open_table(config.table(table))
-    ours = (config.run.config_hash, config.run.code_hash)
-    late = timedelta(days=config.windows.max_late_days)
-    touched: dict[tuple[str, int | None], set[date]] = {}
-
-    def is_same(name: str, version: int | None, until: date) -> bool:
-        if (name, version) not in touched:
-            now = delta.open_table(config.table(name))
-            touched[name, version] = delta.touched_days(now, version) if now is not None else set()
-        return all(day > until for day in touched[name, version])
-
-    return {
-        day: commit.inputs
-        for day, commit in delta.live_commits(held).items()
-        if day in shown_days(config)
-        and (commit.config_hash, commit.code_hash) == ours
-        and commit.inputs.keys() >= {*inputs}
-        and delta.has_files(config.table(table), commit)
-        and all(
-            is_same(name, version, day + late)
-            for name, version in commit.inputs.items()
-            if name not in besides
-        )
-    }
 
 
 def outcome_days(config: RunConfig) -> list[date]:

@@ -120,6 +120,16 @@ def paths_by_day(table: DeltaTable | None) -> dict[str | None, set[str]]:
     return found
 
 
+def paths_at(table: DeltaTable, version: int | None) -> dict[str | None, set[str]]:
+    """As `paths_by_day` at an earlier version; none if None, or if it can no longer be opened."""
+    if version is None:
+        return {}
+    try:
+        return paths_by_day(open_table(_root(table), version))
+    except DeltaError:
+        return {}
+
+
 def changed_days(table: DeltaTable, since: int | None) -> list[date]:
     """Days that hold other files than they did at an earlier version.
 
@@ -133,13 +143,7 @@ def changed_days(table: DeltaTable, since: int | None) -> list[date]:
 
 def touched_days(table: DeltaTable, since: int | None) -> set[date]:
     """As `changed_days`, and the days that were held then and are no longer."""
-    before: dict[str | None, set[str]] = {}
-    if since is not None:
-        try:
-            before = paths_by_day(open_table(_root(table), since))
-        except DeltaError:
-            before = {}
-    now = paths_by_day(table)
+    before, now = paths_at(table, since), paths_by_day(table)
     days = [day for day in {*before, *now} if now.get(day) != before.get(day)]
     return {date.fromisoformat(day) for day in days if day is not None}
 

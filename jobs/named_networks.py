@@ -42,6 +42,8 @@ class Size(Settings):
     """Hidden widths of the heads; the logistic regression has none."""
     num_dense_tokens: int = Field(default=6, ge=1)
     """Tokens that the dense features become."""
+    num_pieces: int = Field(default=8, ge=0)
+    """Pieces of its range that each dense feature is read in; the logistic regression has none."""
     num_heads: int = Field(default=2, ge=1)
     """H of every attention; a head is of even width."""
     num_recent_events: int = Field(default=32, ge=1)
@@ -50,7 +52,8 @@ class Size(Settings):
 
 def logistic(size: Size) -> Network:
     """Logistic regression over the row's own features (McMahan et al. 2013)."""
-    return _network(size, LogisticConfig(), num_events=0, dense_hidden=None, head_hidden=())
+    linear = {"dense_hidden": None, "dense_pieces": 0, "head_hidden": ()}
+    return _network(size, LogisticConfig(), num_events=0, **linear)
 
 
 def dlrm(size: Size) -> Network:
@@ -125,6 +128,7 @@ def _network(size: Size, interaction: Any, **changes: Any) -> Network:
         "table_dim": size.table_dim,
         "num_dense_tokens": size.num_dense_tokens,
         "dense_hidden": size.hidden,
+        "dense_pieces": size.num_pieces,
         "interaction": interaction,
         "head_hidden": size.head_hidden,
         "num_heads": size.num_heads,

@@ -41,6 +41,8 @@ class Network(Settings):
     """Tokens that the dense features become."""
     dense_hidden: int | None = Field(ge=1)
     """Hidden width of the MLP that makes the dense tokens; null for a linear map."""
+    dense_pieces: int = Field(default=0, ge=0)
+    """Pieces of its range that each dense feature is read in beside its value; 0 for that alone."""
     interaction: Interaction
     """The interaction stack, chosen by its `kind`."""
     head_hidden: tuple[int, ...]

@@ -34,6 +34,8 @@ class RankerConfig(Frozen):
     """Tokens made from the dense columns together; 0 exactly when there are none."""
     dense_hidden: PositiveInt | None
     """Hidden width of the MLP that makes the dense tokens; None for a linear map."""
+    dense_pieces: int = Field(default=0, ge=0)
+    """Pieces of its range that each dense column is read in, beside its value; 0 for that alone."""
     interaction: Interaction
     """The interaction stack."""
     domain_ffn: DomainFFNConfig | None = None
@@ -170,16 +172,18 @@ class RankerConfig(Frozen):
             self.history
             or self.head_hidden
             or self.dense_hidden is not None
+            or self.dense_pieces
             or self.domain_ffn
             or any(group.hidden for group in self.groups)
         ):
             raise ValueError(
                 "interaction.kind: a logistic ranker is linear, without history, head_hidden, "
-                "dense_hidden, domain_ffn and groups.hidden; found history "
+                "dense_hidden, dense_pieces, domain_ffn and groups.hidden; found history "
                 f"{'set' if self.history else None}, head_hidden {list(self.head_hidden)}, "
-                f"dense_hidden {self.dense_hidden}, domain_ffn "
+                f"dense_hidden {self.dense_hidden}, dense_pieces {self.dense_pieces}, domain_ffn "
                 f"{'set' if self.domain_ffn else None}, groups "
-                f"{[list(group.hidden) for group in self.groups]}; set None, (), None, None and ()"
+                f"{[list(group.hidden) for group in self.groups]}; "
+                "set None, (), None, 0, None and ()"
             )
 
     def _check_tables(self) -> None:

@@ -13,6 +13,7 @@ from model.config import RankerConfig
 from model.embedding_config import FieldConfig, GroupConfig
 from model.embeddings import DenseNormaliser
 from model.mlp import MLP, mlp_flops, mlp_num_parameters
+from model.piecewise import PiecewiseLinear
 
 
 class FeatureTokens(nn.Module):
@@ -22,7 +23,7 @@ class FeatureTokens(nn.Module):
 
     field or bag  reshape(P_c e_c), k_c × d;  P_c the identity where the table is k_c d wide
     group         MLP_g([e_c for c in g]), 1 × d
-    dense         reshape(MLP(z)), z the standardised columns
+    dense         reshape(MLP([z; e])), z the standardised columns, e their pieces, if any
     content       W_v v + b_v, 1 × d;  v = 0 where the vector is missing
 
     Paper: Wukong, section 3.2.
@@ -41,9 +42,24 @@ class FeatureTokens(nn.Module):
             for dim_in, dim_out in _projections(config)
         )
         self.normaliser = DenseNormaliser(config.num_dense)
+        self.pieces = (
+            PiecewiseLinear(config.num_dense, config.dense_pieces)
+            if config.num_dense and config.dense_pieces
+            else None
+        )
         self.dense_mlp = MLP(_dense_widths(config)) if config.num_dense else None
         self.group_mlps = nn.ModuleList(MLP(_group_widths(config, g)) for g in config.groups)
         self.content = nn.ModuleList(nn.Linear(c.dim, config.width) for c in config.content)
+
+    def fit(self, dense: Float32[Tensor, "B N"]) -> None:
+        """Fits the scaling of the dense columns, and the pieces of their ranges, once.
+
+        Raises:
+            ValueError: If they are fitted already, or there is no row to fit on.
+        """
+        self.normaliser.fit(dense)
+        if self.pieces is not None:
+            self.pieces.fit(dense)
 
     def forward(
         self,
@@ -67,7 +83,10 @@ class FeatureTokens(nn.Module):
             for mlp, indexes in zip(self.group_mlps, self.grouped, strict=True)
         ]
         if self.dense_mlp is not None:
-            flat.append(self.dense_mlp(self.normaliser(dense)))
+            columns = self.normaliser(dense)
+            if self.pieces is not None:
+                columns = torch.cat([columns, self.pieces(dense)], dim=1)
+            flat.append(self.dense_mlp(columns))
         flat += [
             projection(vector.nan_to_num(0.0))
             for projection, vector in zip(self.content, content, strict=True)
@@ -110,4 +129,5 @@ def _group_widths(config: RankerConfig, group: GroupConfig) -> tuple[int, ...]:
 
 def _dense_widths(config: RankerConfig) -> tuple[int, ...]:
     hidden = () if config.dense_hidden is None else (config.dense_hidden,)
-    return (config.num_dense, *hidden, config.num_dense_tokens * config.width)
+    columns = config.num_dense * (1 + config.dense_pieces)
+    return (columns, *hidden, config.num_dense_tokens * config.width)

@@ -102,7 +102,7 @@ class Ranker(nn.Module):
                 f"{'none' if event_dense is None else 'some'}; give it exactly when config.history "
                 "is set"
             )
-        self.feature_tokens.normaliser.fit(dense)
+        self.feature_tokens.fit(dense)
         if self.history is not None and event_dense is not None:
             self.history.events.normaliser.fit(event_dense)
 

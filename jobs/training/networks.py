@@ -84,6 +84,7 @@ def ranker_config(
         num_dense=len(spec.dense),
         num_dense_tokens=network.num_dense_tokens,
         dense_hidden=network.dense_hidden,
+        dense_pieces=network.dense_pieces,
         interaction=network.interaction,
         history=history,
         domains=tuple(domains),

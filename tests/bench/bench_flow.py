@@ -42,7 +42,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,13 +51,22 @@ from torch import Tensor, nn
 from jobs.scaling import sizes
 from jobs.scaling.stream import FIELDS, Stream
 from model import downstream, metrics
-from model.batch import Timelines
+from model.batch import Batch, Timelines
 from model.config import RankerConfig
 from model.interaction.config import WukongConfig
 from model.ranker import Ranker, flops, num_parameters
 from model.sequence_config import InterFormerConfig
 from tests.bench.sweep import Cell, Outcome, Sweep, excess_difference
-from tests.bench.worlds import Days, constant_excess, learn, open_days, points, run_bench, tell
+from tests.bench.worlds import (
+    Days,
+    constant_excess,
+    learn,
+    on_device,
+    open_days,
+    points,
+    run_bench,
+    tell,
+)
 
 PRESET, NUM_DAYS, NUM_EVENTS = "world-2", 4, 8
 ARMS = ("two_way", "s_to_ns", "ns_to_s", "separate", "single")
@@ -126,12 +134,15 @@ def costs(config: RankerConfig) -> dict[str, int]:
     }
 
 
-def run_cell(days: Days, cell: Cell) -> Outcome:
+def run_cell(days: Days, cell: Cell, device: str) -> Outcome:
     """Train a cell's ranker, and score the last two days."""
     stream = days.stream
     ranker = build(ranker_config(stream, cell.arm), cell.seed)
-    read = partial(stream.batch, num_events=NUM_EVENTS)
-    learn(stream, ranker, days.learnt, RATES[cell.setting], read, BATCH_ROWS)
+
+    def read(rows: np.ndarray) -> Batch:
+        return on_device(stream.batch(rows, NUM_EVENTS), device)
+
+    learn(stream, ranker, days.learnt, RATES[cell.setting], read, BATCH_ROWS, device)
     tuned = metrics.ne(stream.p_star[days.tuned], tell(ranker, days.tuned, read))
     return Outcome(tuned, tell(ranker, days.judged, read)[:, None])
 

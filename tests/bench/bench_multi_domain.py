@@ -58,6 +58,7 @@ from tests.bench.worlds import (
     Days,
     constant_excess,
     learn,
+    on_device,
     open_days,
     points,
     run_bench,
@@ -96,12 +97,16 @@ def batch_of(stream: Stream, config: RankerConfig, rows: np.ndarray) -> Batch:
     return batch if len(config.domains) > 1 else replace(batch, domain=0 * batch.domain)
 
 
-def run_cell(days: Days, cell: Cell) -> Outcome:
+def run_cell(days: Days, cell: Cell, device: str) -> Outcome:
     """Train a cell's ranker; rows of the judged day that are not its own stay NaN."""
     stream = days.stream
     config = ranker_config(stream, cell.arm)
-    ranker, read = Ranker(config, cell.seed), partial(batch_of, stream, config)
-    learn(stream, ranker, own_rows(stream, cell.arm, days.learnt), RATES[cell.setting], read)
+    ranker, rates = Ranker(config, cell.seed), RATES[cell.setting]
+
+    def read(rows: np.ndarray) -> Batch:
+        return on_device(batch_of(stream, config, rows), device)
+
+    learn(stream, ranker, own_rows(stream, cell.arm, days.learnt), rates, read, device=device)
     tuned = own_rows(stream, cell.arm, days.tuned)
     judged = own_rows(stream, cell.arm, days.judged)
     told = np.full((len(days.judged), 1), np.nan)

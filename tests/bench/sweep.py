@@ -185,6 +185,29 @@ def excess_difference(
     return _told(100 * value, 100 * (drawn[0] - drawn[1]) / drawn[2])
 
 
+def share_closed(
+    p_star: np.ndarray,
+    floor: np.ndarray,
+    own: np.ndarray,
+    best: np.ndarray,
+    users: np.ndarray,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How much of the way from one arm to another a third has come, (floor − own) / (floor − best).
+
+    Args:
+        p_star: True probabilities, one per row.
+        floor: Probabilities of the arm at the start of the way, seeds x rows.
+        own: Those of the arm that is asked about.
+        best: Those of the arm at its end.
+        users: User of each row.
+        seed: Of the resampling.
+    """
+    drawn, sums = _resampled(users, [_losses(p_star, told) for told in (floor, own, best)], seed)
+    a, b, c = (each.sum() for each in sums)
+    return _told((a - b) / (a - c), (drawn[0] - drawn[1]) / (drawn[0] - drawn[2]))
+
+
 def _losses(y: np.ndarray, told: np.ndarray) -> np.ndarray:
     """Cross-entropy, seeds x rows."""
     told = np.clip(told, metrics.EPSILON, 1 - metrics.EPSILON)

@@ -55,7 +55,7 @@ def test_naive_is_told_no_platform_and_separate_rankers_share_all_rows(days):
 
 
 def test_a_platforms_ranker_scores_its_own_rows_alone(days):
-    told = bench.run_cell(days, Cell("separate/amber", 0, 0)).judged[:, 0]
+    told = bench.run_cell(days, Cell("separate/amber", 0, 0), "cpu").judged[:, 0]
     own = days.stream.domain.numpy()[days.judged] == 2
     assert np.array_equal(~np.isnan(told), own)
 

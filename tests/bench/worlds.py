@@ -73,6 +73,7 @@ def learn(
     rates: tuple[float, float],
     batch_of: Callable[[np.ndarray], Batch],
     batch_rows: int = BATCH_ROWS,
+    device: str = "cpu",
 ) -> None:
     """Train on rows, each once.
 
@@ -84,15 +85,18 @@ def learn(
         ranker: What learns.
         rows: Numbers of its rows, in order of time.
         rates: Learning rates of dense weights and of tables.
-        batch_of: Rows by number as the ranker reads them.
+        batch_of: Rows by number as the ranker reads them, on the device.
         batch_rows: Rows of the log of a step.
+        device: Where the ranker learns.
     """
     ranker.set_prior(_prior(stream, rows, len(ranker.config.domains), batch_of))
+    ranker.to(device)
     optimizers = build_optimizers(ranker, *rates)
     cut = steps(rows, batch_rows)
     for step, own in enumerate(cut):
         logits = ranker(batch_of(own)).logits[:, 0]
-        loss = binary_cross_entropy_with_logits(logits, stream.labels[torch.from_numpy(own)])
+        labels = stream.labels[torch.from_numpy(own)].to(device)
+        loss = binary_cross_entropy_with_logits(logits, labels)
         take_step(loss, optimizers, rates, (step + 1) / len(cut))
 
 
@@ -106,7 +110,7 @@ def tell(ranker: Ranker, rows: np.ndarray, batch_of: Callable[[np.ndarray], Batc
     """Probabilities of rows."""
     ranker.eval()
     parts = np.array_split(rows, -(-len(rows) // _SCORED_ROWS))
-    logits = [ranker(batch_of(part)).logits[:, 0] for part in parts]
+    logits = [ranker(batch_of(part)).logits[:, 0].cpu() for part in parts]
     return torch.cat(logits).double().sigmoid().numpy()
 
 
@@ -125,9 +129,9 @@ def run_bench(
     arms: Sequence[str],
     num_rates: int,
     num_days: int,
-    open_rows: Callable[[int], Days],
-    run_cell: Callable[[Days, Cell], Outcome],
-    summary: Callable[[Days, Sweep], Iterable[dict[str, Any]]],
+    open_rows: Callable[[int], Any],
+    run_cell: Callable[[Any, Cell, str], Outcome],
+    summary: Callable[[Any, Sweep], Iterable[dict[str, Any]]],
 ) -> None:
     """The command of a bench: run what is missing, then tell.
 
@@ -137,7 +141,7 @@ def run_bench(
         num_rates: Learning rates that each may choose from.
         num_days: Days of the world, unless told otherwise.
         open_rows: Gives the rows of so many days.
-        run_cell: Runs a cell on them, in a process of its own.
+        run_cell: Runs a cell on them and on a device, in a process of its own.
         summary: Lines about all cells.
     """
     parser = argparse.ArgumentParser(
@@ -146,17 +150,27 @@ def run_bench(
     parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
     parser.add_argument("--days", type=int, default=num_days, help="of the world, from its first")
     parser.add_argument("--seconds", type=float, default=2_100, help="no cell starts after these")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=1, help="processes")
     options = parser.parse_args()
     sweep = Sweep(options.out, tuple(arms), num_rates)
-    given = (open_rows, run_cell, options.days)
-    sweep.run(_open, given, workers=1, seconds=options.seconds)
+    given = (open_rows, run_cell, options.days, options.device)
+    sweep.run(_open, given, options.workers, options.seconds)
     sweep.tell(list(summary(open_rows(options.days), sweep)))
 
 
 def _open(
-    open_rows: Callable[[int], Days], run_cell: Callable[[Days, Cell], Outcome], num_days: int
+    open_rows: Callable[[int], Any],
+    run_cell: Callable[[Any, Cell, str], Outcome],
+    num_days: int,
+    device: str,
 ) -> Callable[[Cell], Outcome]:
-    return partial(run_cell, open_rows(num_days))
+    return partial(run_cell, open_rows(num_days), device=device)
+
+
+def on_device(batch: Batch, device: str) -> Batch:
+    """A batch, its tensors on a device."""
+    return batch.map(lambda tensor: tensor.to(device))
 
 
 def _prior(
@@ -167,7 +181,7 @@ def _prior(
 ) -> torch.Tensor:
     """Base rates of the first rows by domain, (domains, 1)."""
     first = rows[:_NUM_PRIOR_ROWS]
-    domain, labels = batch_of(first).domain, stream.labels[torch.from_numpy(first)]
+    domain, labels = batch_of(first).domain.cpu(), stream.labels[torch.from_numpy(first)]
     shown = torch.bincount(domain, minlength=num_domains)
     clicked = torch.bincount(domain, labels, minlength=num_domains)
     return ((clicked + 1) / (shown + 2))[:, None].float()

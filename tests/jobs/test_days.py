@@ -2,14 +2,12 @@
 
 from datetime import date
 
-import pyarrow as pa
 import pytest
 
-from jobs import delta
 from jobs.config import Windows, days_between
-from jobs.days import arrival_days, last_arrival_day, outcome_days, shown_days, timeline_days
+from jobs.days import arrival_days, last_arrival_day, outcome_days, shown_days
 from jobs.errors import ConfigError
-from tests.jobs.samples import COMMIT, contract, hold, recipe, run_config
+from tests.jobs.samples import contract, hold, recipe, run_config
 
 MARCH = {day.day: day for day in days_between(date(2024, 3, 1), date(2024, 3, 31))}
 
@@ -76,16 +74,3 @@ def test_a_run_without_any_impression_so_far_is_told(tmp_path, held):
     hold(config, "impressions", held)
     with pytest.raises(ConfigError, match="impressions: the table holds nothing up to 2024-03-08"):
         shown_days(config)
-
-
-def test_timelines_are_built_where_arrivals_reach_or_others_have_written(tmp_path):
-    config = config_of(tmp_path, MARCH[8], MARCH[8], late=1, window="5d")
-    hold(config, "impressions", days_between(MARCH[1], MARCH[8]))
-    assert numbers(timeline_days(config)) == numbers(shown_days(config)) == [3, 4, 5, 6, 7, 8]
-    ours = {"config_hash": config.run.config_hash, "code_hash": config.run.code_hash}
-    rows, uri = pa.table({"x": [1]}), config.table("timelines")
-    for day in (3, 4, 6, 7):
-        other = {"code_hash": "older"} if day == 4 else {}
-        delta.write_arrow_day(uri, rows, MARCH[day], ["x"], {**COMMIT, **ours, **other})
-    # Day 5 is not there, day 4 is other code's, and day 7 may still get impressions.
-    assert numbers(timeline_days(config)) == [4, 5, 7, 8]
