@@ -3,8 +3,9 @@
 Arms on `world-2`, click, each with the same rows in one pass, the same columns, tables and heads:
 
 - `dcnv2`: DCN-V2 on the row's columns;
-- `gem`: Wukong with cross-layer attention on them, target attention to the latest 256 events, an
-  upstream over them, and InterFormer around both;
+- `gem`: Wukong with cross-layer attention on them, target attention to the user's latest 256 events,
+  and InterFormer with the latest 32 of these. No upstream: in order of time hardly two rows of a
+  batch are of one user, so that none shares a timeline, and it would cost ten times all else;
 - `told`: `dcnv2` with the true components as columns, the summands of the log-odds but for the
   hidden confounder, which nobody can learn: what these rows teach whoever need not find features.
 
@@ -24,7 +25,7 @@ A cell is an arm, a setting and a seed: one line of JSON each in `--out`, its pr
 Cells that are there are not run again; past `--seconds` none is started, and what has not run reads
 *not run*. Budget: 4 CPU-hours.
 
-    python -m tests.bench.bench_teacher_gap --out var/bench/gap --device cuda --workers 4
+    OMP_NUM_THREADS=1 python -m tests.bench.bench_teacher_gap --out var/bench/gap
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from model.batch import Batch
 from model.config import RankerConfig
 from model.interaction.config import CrossLayerConfig, DcnV2Config, WukongConfig
 from model.ranker import Ranker, flops, num_parameters
-from model.sequence_config import BranchConfig, InterFormerConfig, UpstreamConfig
+from model.sequence_config import InterFormerConfig
 from tests.bench.sweep import Cell, Outcome, Sweep, excess_difference, share_closed
 from tests.bench.worlds import (
     Days,
@@ -85,19 +86,11 @@ def ranker_config(stream: Stream, arm: str) -> RankerConfig:
     changed: dict[str, Any]
     if arm == "gem":
         assert config.history is not None
-        windows = (None, NUM_RECENT)
         history = config.history.model_copy(
             update={
                 "max_events": NUM_EVENTS,
                 "num_summary_tokens": 4,
                 "interformer": InterFormerConfig(max_events=NUM_RECENT),
-                "upstream": UpstreamConfig(
-                    branches=tuple(BranchConfig(window=window) for window in windows),
-                    num_stages=2,
-                    layers_per_stage=1,
-                    ffn_hidden=64,
-                    num_summary_tokens=2,
-                ),
             }
         )
         stack = WukongConfig(
