@@ -1,6 +1,5 @@
 """Which keys each query reads: values and offsets, no padding."""
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -8,12 +7,14 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 
 NUM_BUCKETS = 8
 """Most parts of the blocks of queries, by number of keys, that share a padded length on a CPU."""
 SCORES_PER_BUCKET = 32_768
 """Padded scores, about, that are worth a bucket of their own: of fewer, its calls cost more."""
+KERNEL_BLOCK = 128
+"""Queries, and keys, of a block of FlexAttention's mask."""
 QUERIES_PER_BLOCK = 256
 """Most queries of a group that share one block: the keys of a block are those that one reads."""
 
@@ -86,22 +87,44 @@ class Windows:
 
     @cached_property
     def block_mask(self) -> BlockMask:
-        """The windows for FlexAttention, made once for all layers that read them."""
+        """The windows for FlexAttention, made once for all layers that read them.
+
+        Windows are intervals, so a block of queries and one of keys are told apart by counts: the
+        mask costs a number per pair of blocks, not one per pair of query and key.
+        """
         start, end = self.start, self.end
-        with warnings.catch_warnings():
-            # torch 2.11 announces another way to compile; every version of today takes this one.
-            warnings.filterwarnings("ignore", "_compile flag", DeprecationWarning)
-            return create_block_mask(
-                # A lambda, for a decorated function would hide its arguments.
-                lambda _batch, _head, query, key: (key >= start[query]) & (key < end[query]),
-                None,
-                None,
-                len(start),
-                int(self.key_offsets[-1]),
-                device=start.device,
-                # Compiled, the mask is reduced to blocks without Q × E booleans in memory.
-                _compile=start.is_cuda,
-            )
+        num_keys = int(self.key_offsets[-1])
+        places = -(-num_keys // KERNEL_BLOCK)
+        reads = end > start
+        touched = self._per_block(
+            start // KERNEL_BLOCK, torch.where(reads, -(-end // KERNEL_BLOCK), 0), places
+        )
+        filled = self._per_block(-(-start // KERNEL_BLOCK), end // KERNEL_BLOCK, places)
+        whole = filled == KERNEL_BLOCK
+        part = (touched > 0) & ~whole
+        return BlockMask.from_kv_blocks(
+            *_listed(part),
+            *_listed(whole),
+            BLOCK_SIZE=KERNEL_BLOCK,
+            # A lambda, for a decorated function would hide its arguments.
+            mask_mod=lambda _batch, _head, query, key: (key >= start[query]) & (key < end[query]),
+            seq_lengths=(len(start), num_keys),
+        )
+
+    def _per_block(
+        self, first: Int64[Tensor, " Q"], last: Int64[Tensor, " Q"], num_places: int
+    ) -> Int64[Tensor, "I J"]:
+        """Queries of each block of queries whose blocks of keys, [first, last), hold each block."""
+        num_queries = len(first)
+        block = torch.arange(num_queries, device=first.device) // KERNEL_BLOCK
+        num_blocks = -(-num_queries // KERNEL_BLOCK)
+        one = (last > first).long()
+        change = first.new_zeros(num_blocks * (num_places + 1))
+        row = block * (num_places + 1)
+        change = change.index_add(0, row + first, one).index_add(
+            0, row + torch.maximum(last, first), -one
+        )
+        return change.view(num_blocks, num_places + 1).cumsum(1)[:, :-1]
 
     @cached_property
     def buckets(self) -> list[Bucket]:
@@ -163,6 +186,12 @@ class Windows:
             key_slot,
             is_read[:, None],
         )
+
+
+def _listed(blocks: Bool[Tensor, "I J"]) -> tuple[Tensor, Tensor]:
+    """Numbers of chosen key blocks of each query block, and those blocks, the chosen ones first."""
+    listed = blocks.long().argsort(dim=1, descending=True, stable=True)
+    return blocks.sum(1).int()[None, None], listed.int()[None, None]
 
 
 def _places(

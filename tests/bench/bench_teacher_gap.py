@@ -3,9 +3,9 @@
 Arms on `world-2`, click, each with the same rows in one pass, the same columns, tables and heads:
 
 - `dcnv2`: DCN-V2 on the row's columns;
-- `gem`: Wukong with cross-layer attention on them, target attention to the user's latest 256 events,
-  and InterFormer with the latest 32 of these. No upstream: in order of time hardly two rows of a
-  batch are of one user, so that none shares a timeline, and it would cost ten times all else;
+- `gem`: Wukong with cross-layer attention on them, target attention to the latest 256 events, and
+  InterFormer with the latest 32 of these. No upstream: in order of time hardly two rows of a batch
+  are of one user, so that none shares a timeline, and it would cost ten times all else;
 - `told`: `dcnv2` with the true components as columns, the summands of the log-odds but for the
   hidden confounder, which nobody can learn: what these rows teach whoever need not find features.
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_block_mask
 
 from model.attention import attend
 from model.attention import windows as windows_module
@@ -48,6 +49,54 @@ def windows(draw):
     start, end = torch.tensor(bounds, dtype=torch.int64).view(-1, 2).unbind(1)
     queries, keys = (offsets(*(group[i] for group in groups)) for i in range(2))
     return Windows(queries, keys, start, end)
+
+
+def long_windows(kind):
+    """Queries and keys over several blocks of the kernel, and over parts of blocks."""
+    rows = offsets(300, 0, 5, 700, 128, 1, 260)
+    if kind == "rows":
+        return Windows.of_rows(rows, 40)
+    if kind == "latest":
+        return Windows.causal(rows, 150)
+    if kind == "causal":
+        return Windows.causal(rows, None)
+    if kind == "within":
+        return Windows.within(rows)
+    draw = torch.Generator().manual_seed(0)
+    keys = int(rows[-1])
+    bounds = torch.randint(0, keys + 1, (500, 2), generator=draw).sort(dim=1).values
+    bounds[::7, 0] = bounds[::7, 1]
+    one = torch.tensor([0, 500]), torch.tensor([0, keys])
+    return Windows(*one, *bounds.unbind(1))
+
+
+@pytest.mark.parametrize("kind", ["rows", "latest", "causal", "within", "any"])
+def test_blocks_are_those_that_reading_every_pair_of_query_and_key_gives(kind):
+    windows = long_windows(kind)
+    start, end = windows.start, windows.end
+    num_keys = int(windows.key_offsets[-1])
+    expected = create_block_mask(
+        lambda _batch, _head, query, key: (key >= start[query]) & (key < end[query]),
+        None,
+        None,
+        len(start),
+        num_keys,
+        device="cpu",
+    )
+    found = windows.block_mask
+    assert found.shape == expected.shape
+    for numbers, indices in (
+        ("kv_num_blocks", "kv_indices"),
+        ("full_kv_num_blocks", "full_kv_indices"),
+        ("q_num_blocks", "q_indices"),
+        ("full_q_num_blocks", "full_q_indices"),
+    ):
+        counts, listed = getattr(found, numbers)[0, 0], getattr(found, indices)[0, 0]
+        theirs = getattr(expected, indices)[0, 0]
+        assert torch.equal(counts, getattr(expected, numbers)[0, 0])
+        for block, count in enumerate(counts.tolist()):
+            assert listed[block, :count].tolist() == theirs[block, :count].tolist()
+    assert (int(found.full_kv_num_blocks.sum()) > 0) == (kind in ("causal", "within"))
 
 
 @settings(deadline=None, max_examples=40)
