@@ -286,17 +286,10 @@ def through_ray(log: pa.Table, count: int, num_rounds: int) -> None:
         "loop": lambda: content_arms.loop_arm(encoder, texts),
         "ray_data": lambda: content_arms.ray_arm(encoder, texts, cores),
     }
-    timings: dict[str, list[harness.Timing]] = {name: [] for name in arms}
     try:
         one, other = (run()[0] for run in arms.values())
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
-        for _ in range(num_rounds):
-            for name, run in arms.items():
-                started, busy = time.perf_counter(), time.process_time()
-                _, elsewhere = run()
-                # Not of all processes together: those of an earlier round end in the next one.
-                cpu = time.process_time() - busy + elsewhere
-                timings[name].append(harness.Timing(time.perf_counter() - started, cpu))
+        timings = harness.rounds_elsewhere(arms, num_rounds)
     finally:
         ray.shutdown()
     figures = harness.compared(timings, "ray_data", "loop")

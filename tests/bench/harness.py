@@ -57,6 +57,23 @@ def rounds(arms: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, 
     return found
 
 
+def rounds_elsewhere(
+    arms: Mapping[str, Callable[[], tuple[Any, float]]], num_rounds: int
+) -> dict[str, list[Timing]]:
+    """As `rounds`, of arms that say how many CPU seconds processes took that are not this one's.
+
+    Its own children are left out: those of an earlier round may end in the next one.
+    """
+    found: dict[str, list[Timing]] = {name: [] for name in arms}
+    for _ in range(num_rounds):
+        for name, run in arms.items():
+            started, busy = time.perf_counter(), time.process_time()
+            _, elsewhere = run()
+            cpu = time.process_time() - busy + elsewhere
+            found[name].append(Timing(time.perf_counter() - started, cpu))
+    return found
+
+
 def compared(timings: Mapping[str, Sequence[Timing]], ours: str, theirs: str) -> dict[str, Any]:
     """Wall and CPU ratio of two arms, with the medians and every sample behind them."""
     ratios = {
