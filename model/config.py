@@ -94,6 +94,19 @@ class RankerConfig(Frozen):
             return (interformer.num_cls_tokens + interformer.num_sequence_tokens) * self.width
         return self.interaction.num_output_tokens(self.num_tokens, self.width) * self.width
 
+    @property
+    def matched_fields(self) -> tuple[tuple[int, int], ...]:
+        """Columns of the row and of an event that point into the same table, by place; none where
+        the downstream marks no matches."""
+        if self.history is None or not self.history.marks_matches:
+            return ()
+        return tuple(
+            (i, j)
+            for i, own in enumerate(self.fields)
+            for j, theirs in enumerate(self.history.fields)
+            if own.table == theirs.table
+        )
+
     def table_dim(self, field: FieldConfig) -> int:
         """Width of the rows that a field looks up."""
         return next(table.dim for table in self.tables if table.name == field.table)
@@ -134,6 +147,13 @@ class RankerConfig(Frozen):
             raise ValueError(
                 f"history.num_heads: the heads must divide width {self.width}; found "
                 f"{self.history.num_heads}; choose a divisor of the width"
+            )
+        if self.history and self.history.marks_matches and not self.matched_fields:
+            tables = [sorted({f.table for f in fs}) for fs in (self.fields, self.history.fields)]
+            raise ValueError(
+                "history.downstream.matches: a row and an event match where fields of both point "
+                f"into one table; found tables {tables[0]} and {tables[1]}; let two share a table, "
+                "or leave matches out"
             )
         long = self.history and (self.history.upstream or self.history.interformer)
         if self.history and long and self.width // self.history.num_heads % 2:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from model import downstream, events, next_event, upstream
@@ -15,6 +15,7 @@ from model.embeddings import EmbeddingTables
 from model.events import EventEmbedding
 from model.next_event import NextEventHead, NextEvents
 from model.streams import Stream
+from model.target_attention import TargetAttention
 from model.upstream import Upstream
 
 
@@ -60,8 +61,12 @@ class History(nn.Module):
         events: Float[Tensor, "E D"],
         encoded: Encoded | None,
         history: Timelines,
+        categorical: Int64[Tensor, "B C"],
     ) -> Float[Tensor, "B S D"]:
-        summary = self.attention(tokens, events, history)
+        if isinstance(self.attention, TargetAttention):
+            summary = self.attention(tokens, events, history, categorical)
+        else:
+            summary = self.attention(tokens, events, history)
         if self.upstream is None or encoded is None:
             return summary
         return torch.cat([summary, self.upstream.read(*encoded, history)], dim=1)

@@ -43,6 +43,11 @@ class HistoryConfig(Frozen):
         return next(field for field in self.fields if field.name == self.next_event)
 
     @property
+    def marks_matches(self) -> bool:
+        """Whether the downstream marks events that share a value with the row."""
+        return isinstance(self.downstream, TargetAttentionConfig) and self.downstream.matches
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that the history adds to the row's own."""
         upstream = self.upstream

@@ -144,7 +144,7 @@ class Ranker(nn.Module):
             assert batch.history is not None, "batch.history is missing; see check_batch"
             events = self.history.embed(self.tables, batch.history)
             encoded = self.history.encode(events, batch.history)
-            summary = self.history(tokens, events, encoded, batch.history)
+            summary = self.history(tokens, events, encoded, batch.history, batch.categorical)
             tokens = torch.cat([tokens, summary], dim=1)  # B F+S D
             if batch.next_events is not None:
                 next_event_errors = self.history.foretell(

@@ -12,6 +12,9 @@ class TargetAttentionConfig(Frozen):
 
     kind: Literal["target_attention"] = "target_attention"
     """Which way of reading this is."""
+    matches: bool = False
+    """Whether an event is marked where it shares a value with the row: a field of both that points
+    into one table."""
 
 
 class DinConfig(Frozen):

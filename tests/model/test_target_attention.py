@@ -10,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model import events, target_attention
 from model.events import AgeEncoding, EventEmbedding
+from model.ranker import Ranker, num_parameters
+from model.sequence.config import TargetAttentionConfig
 from model.target_attention import TargetAttention
 from tests.model.samples import history_config, make_batch, ranker_config, select_rows
 from tests.reference import model_attention as reference
@@ -97,6 +99,79 @@ def test_age_is_told_to_the_second():
     now = 1_790_000_000_000_000
     one, two = (module(torch.tensor([now - (now - s * 10**6)])) for s in (30, 31))
     assert (one - two).abs().max() > 1e-4
+
+
+def matching_module():
+    """Rows of two fields of which one shares its table with an event's; both know values 1 to 3."""
+    torch.manual_seed(0)
+    config = ranker_config(
+        history=history_config(max_events=4, downstream=TargetAttentionConfig(matches=True))
+    )
+    batch = make_batch(config, (7, 2, 5), rows=ROWS)
+    generator = torch.Generator().manual_seed(1)
+    columns = torch.randint(0, 4, batch.history.categorical.shape, generator=generator)
+    history = dataclasses.replace(batch.history, categorical=columns)
+    rows = torch.randint(0, 4, (len(ROWS), 2), generator=generator)
+    tokens = torch.randn(len(ROWS), config.num_feature_tokens, 8)
+    return TargetAttention(config), tokens, torch.randn(14, 8), history, rows
+
+
+def test_matches_are_silent_at_the_start_and_then_add_to_keys_and_values_of_equal_values():
+    module, tokens, vectors, history, rows = matching_module()
+    assert module.matched == ((0, 0),)  # both read the table of items
+    plain = TargetAttention(ranker_config(history=history_config(max_events=4)))
+    plain.load_state_dict({n: w for n, w in module.state_dict().items() if "match" not in n})
+    assert torch.equal(module(tokens, vectors, history, rows), plain(tokens, vectors, history))
+    module.match.weight.data.normal_()
+    actual = module(tokens, vectors, history, rows)
+    found = []
+    for row, (segment, known) in enumerate(ROWS):
+        if known == 0:
+            continue
+        first = int(history.offsets[segment])
+        keys, values = [], []
+        for event in range(first + max(0, known - 4), first + known):
+            age = (history.row_us[row] - history.event_us[event])[None]
+            both = module.key_value.weight @ vectors[event] + module.age(age)[0]
+            value = int(rows[row, 0])
+            found.append(value > 0 and value == int(history.categorical[event, 0]))
+            if found[-1]:
+                both = both + module.match.weight[:, 0]
+            keys.append(both[:8].view(2, 4))
+            values.append(both[8:].view(2, 4))
+        query = module.query(module.compress.weight @ tokens[row]).view(-1, 2, 4)
+        every = torch.zeros(len(query), dtype=torch.int64)
+        attended = reference.attend(
+            query, torch.stack(keys), torch.stack(values), every, every + len(keys)
+        )
+        torch.testing.assert_close(
+            actual[row], module.output(attended.flatten(1)), atol=1e-6, rtol=1e-5
+        )
+    assert True in found
+    assert False in found
+
+
+def test_values_that_no_table_knows_do_not_match():
+    module, tokens, vectors, history, rows = matching_module()
+    module.match.weight.data.normal_()
+    unknown = dataclasses.replace(history, categorical=torch.zeros_like(history.categorical))
+    silent = dataclasses.replace(history, categorical=torch.full_like(history.categorical, 9))
+    none = module(tokens, vectors, silent, rows)
+    assert torch.equal(module(tokens, vectors, unknown, torch.zeros_like(rows)), none)
+
+
+def test_a_ranker_with_matches_learns_from_the_fields_of_its_rows():
+    config = ranker_config(history=history_config(downstream=TargetAttentionConfig(matches=True)))
+    ranker = Ranker(config, 0)
+    batch = make_batch(config, (7, 2, 5), rows=ROWS)
+    # Every event is of the item of row 0.
+    columns = batch.history.categorical.clone()
+    columns[:, 0] = batch.categorical[:, 0] = 5
+    history = dataclasses.replace(batch.history, categorical=columns)
+    ranker(dataclasses.replace(batch, history=history)).logits.sum().backward()
+    gradient = ranker.history.attention.match.weight.grad
+    assert gradient[8:].abs().min() > 0
+    assert num_parameters(config) == sum(p.numel() for p in ranker.parameters())
 
 
 def test_empty_history_yields_the_default_token():
