@@ -150,13 +150,14 @@ def run_bench(
     parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
     parser.add_argument("--days", type=int, default=num_days, help="of the world, from its first")
     parser.add_argument("--seconds", type=float, default=2_100, help="no cell starts after these")
+    parser.add_argument("--arms", nargs="+", default=arms, choices=arms, help="to run now")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=1, help="processes")
     options = parser.parse_args()
-    sweep = Sweep(options.out, tuple(arms), num_rates)
+    sweep = Sweep(options.out, tuple(options.arms), num_rates)
     given = (open_rows, run_cell, options.days, options.device)
     sweep.run(_open, given, options.workers, options.seconds)
-    sweep.tell(list(summary(open_rows(options.days), sweep)))
+    sweep.tell(list(summary(open_rows(options.days), Sweep(options.out, tuple(arms), num_rates))))
 
 
 def _open(
