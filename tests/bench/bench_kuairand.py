@@ -49,6 +49,7 @@ from tests.bench.sweep import Cell, Outcome, Sweep, relative_difference
 
 TREES = "trees"
 MODELS = (*NETWORKS, TREES)
+PIECES = Size().num_pieces
 RATES = tuple(itertools.product((1e-3, 2e-3, 4e-3), (3e-2, 1e-1)))
 """Learning rates of dense weights and of tables."""
 TREE_SETTINGS = ((0.03, 80), (0.03, 160), (0.06, 40), (0.06, 80), (0.12, 40), (0.12, 80))
@@ -70,9 +71,11 @@ class Rows:
     """The days of tuning, learnt once the setting is chosen by them."""
     tuned: GateRows
     judged: GateRows
+    size: Size
+    """Of the networks."""
 
 
-def open_rows(run: Path, device: str) -> Rows:
+def open_rows(run: Path, device: str, num_pieces: int = PIECES) -> Rows:
     """The packed arrays of a run and the three spans of days."""
     config = load_config(str(run / "config.json"))
     config = config.model_copy(
@@ -88,6 +91,7 @@ def open_rows(run: Path, device: str) -> Rows:
         Segment(ends[0], ends[1]),
         gate_rows(reader, Segment(ends[0], ends[1])),
         gate_rows(reader, Segment(ends[1], ends[2])),
+        Size(num_pieces=num_pieces),
     )
 
 
@@ -101,7 +105,7 @@ def _network(rows: Rows, cell: Cell) -> dict[str, np.ndarray]:
     dense, sparse = RATES[cell.setting]
     trial = Trial(lr_dense=dense, lr_sparse=sparse)
     training = Training(
-        network=NETWORKS[cell.arm](Size()), batch_size=512, trials=(trial,), seed=cell.seed
+        network=NETWORKS[cell.arm](rows.size), batch_size=512, trials=(trial,), seed=cell.seed
     )
     config = rows.config.model_copy(update={"teacher": training})
     reader = teacher_reader(config, rows.reader.packed)
@@ -201,9 +205,9 @@ def summary(rows: Rows, sweep: Sweep) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def open_run(run: Path, device: str) -> Callable[[Cell], Outcome]:
+def open_run(run: Path, device: str, num_pieces: int) -> Callable[[Cell], Outcome]:
     """What runs a cell, in a process of its own."""
-    return partial(run_cell, open_rows(run, device))
+    return partial(run_cell, open_rows(run, device, num_pieces))
 
 
 def main() -> None:
@@ -214,13 +218,15 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of a run with packed/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("--pieces", type=int, default=PIECES, help="of dense features")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--seconds", type=float, default=7_200, help="no cell starts after these")
     options = parser.parse_args()
     models = tuple(options.models)
     sweep = Sweep(options.out, models, len(RATES))
-    sweep.run(open_run, (options.run, options.device), options.workers, options.seconds)
+    given = (options.run, options.device, options.pieces)
+    sweep.run(open_run, given, options.workers, options.seconds)
     sweep.tell(list(summary(open_rows(options.run, "cpu"), sweep)))
 
 

@@ -1,4 +1,4 @@
-"""How much of what DCN-V2 misses does the GEM teacher learn, where all that can be known is told?
+r"""How much of what DCN-V2 misses does the GEM teacher learn, where all that can be known is told?
 
 Arms on `world-2`, click, each with the same rows in one pass, the same columns, tables and heads:
 
@@ -8,6 +8,8 @@ Arms on `world-2`, click, each with the same rows in one pass, the same columns,
   are of one user, so that none shares a timeline, and it would cost ten times all else;
 - `gem_matches`: `gem` whose target attention marks events that share a value with the row, without
   InterFormer;
+- `counted`: `dcnv2` with the number of actions about the ad's category among the user's latest 4, 16,
+  64, 256 and 1,024, by type: the true history is a sum of these, less its mean over categories;
 - `told`: `dcnv2` with the true components as columns, the summands of the log-odds but for the
   hidden confounder, which nobody can learn: what these rows teach whoever need not find features.
 
@@ -26,6 +28,7 @@ Registered before it was run (see RESULTS.md for the run):
 `gem_matches` was added, and its rule with it, after the first cell of `gem` (2e-3, seed 0), which
 closed about a fifth; it was tried on `world-3` alone (8 days, seed 1000): 9.7 to 10.0 pp, `gem`
 without InterFormer 12.6, a constant 21.5. InterFormer took 0.2 pp off at 2.3 times the time.
+`counted` was added to find out why that missed, and is under no rule.
 
 A cell is an arm, a setting and a seed: one line of JSON each in `--out`, its predictions beside it.
 Cells that are there are not run again; past `--seconds` none is started, and what has not run reads
@@ -49,6 +52,7 @@ from jobs.scaling import sizes
 from jobs.scaling.stream import FIELDS, Stream
 from jobs.simulation import PRESETS, World
 from jobs.simulation.truth import COMPONENTS, HISTORY_PARTS
+from jobs.simulation.world import EVENT_WEIGHT, HISTORY_WINDOWS
 from model import metrics
 from model.batch import Batch
 from model.config import RankerConfig
@@ -69,12 +73,14 @@ from tests.bench.worlds import (
 )
 
 PRESET, NUM_EVENTS, NUM_RECENT = "world-2", 256, 32
-ARMS = ("dcnv2", "told", "gem_matches", "gem")
+ARMS = ("dcnv2", "counted", "told", "gem_matches", "gem")
 HISTORIC = ("gem_matches", "gem")
 """Those that read events."""
 RATES = ((2e-3, 0.1), (4e-3, 0.1), (1e-2, 0.1))
 """Learning rates of dense weights and of tables."""
 BATCH_ROWS = 512
+NUM_TYPES = len(EVENT_WEIGHT)
+"""Types of actions."""
 TOLD = tuple(
     name for name in COMPONENTS if name not in {*HISTORY_PARTS, "other_platform", "confounder"}
 )
@@ -88,6 +94,12 @@ class Told:
     days: Days
     components: torch.Tensor
     """Natural log-odds, (rows, components)."""
+    counts: torch.Tensor
+    """Shares of actions about the ad's category, (rows, types · windows)."""
+
+    def dense(self, arm: str) -> torch.Tensor | None:
+        """Dense columns of an arm; None for one without."""
+        return {"told": self.components, "counted": self.counts}.get(arm)
 
 
 def ranker_config(stream: Stream, arm: str) -> RankerConfig:
@@ -119,8 +131,8 @@ def ranker_config(stream: Stream, arm: str) -> RankerConfig:
         # A table that events alone would use has nothing to do.
         read = tuple(table for table in config.tables if table.name in FIELDS)
         changed = {"history": None, "interaction": stack, "tables": read}
-    if arm == "told":
-        changed |= {"num_dense": len(TOLD), "num_dense_tokens": 2, "dense_hidden": 32}
+    if num_dense := {"told": len(TOLD), "counted": NUM_TYPES * len(HISTORY_WINDOWS)}.get(arm):
+        changed |= {"num_dense": num_dense, "num_dense_tokens": 2, "dense_hidden": 32}
     return RankerConfig.model_validate(config.model_copy(update=changed).model_dump())
 
 
@@ -134,22 +146,43 @@ def components(world: World, num_days: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(columns).astype(np.float32))
 
 
+def category_counts(stream: Stream) -> torch.Tensor:
+    """Of each type, the share of actions about the ad's category among the user's latest ones."""
+    asked = stream.categorical[:, FIELDS.index("category")].numpy()
+    category, kind = (
+        stream.event_categorical[:, sizes.EVENT_FIELDS.index(name)].numpy()
+        for name in ("category", "event_type")
+    )
+    shares = np.zeros((len(asked), NUM_TYPES, len(HISTORY_WINDOWS)), np.float32)
+    for value in np.unique(asked):
+        at = np.flatnonzero(asked == value)
+        first, end = stream.first_event[at], stream.end_event[at]
+        for number in range(NUM_TYPES):
+            # Row 0 of a table stands for no type.
+            are = (category == value) & (kind == number + 1)
+            before = np.concatenate([[0], np.cumsum(are)])
+            for place, window in enumerate(HISTORY_WINDOWS):
+                found = before[end] - before[np.maximum(first, end - window)]
+                shares[at, number, place] = found / window
+    return torch.from_numpy(shares.reshape(len(asked), -1))
+
+
 def run_cell(told: Told, cell: Cell, device: str) -> Outcome:
     """Train a cell's ranker, and score the last two days."""
     stream, days = told.days.stream, told.days
     ranker = Ranker(ranker_config(stream, cell.arm), cell.seed)
-    num_events = NUM_EVENTS if cell.arm in HISTORIC else 0
+    num_events, dense = NUM_EVENTS if cell.arm in HISTORIC else 0, told.dense(cell.arm)
 
     def read(rows: np.ndarray) -> Batch:
         batch = stream.batch(rows, num_events)
         if not num_events:
             batch = replace(batch, history=None)
-        if cell.arm == "told":
-            batch = replace(batch, dense=told.components[torch.from_numpy(rows)])
+        if dense is not None:
+            batch = replace(batch, dense=dense[torch.from_numpy(rows)])
         return on_device(batch, device)
 
-    if cell.arm == "told":
-        ranker.fit_normalisers(told.components[: len(days.learnt)])
+    if dense is not None:
+        ranker.fit_normalisers(dense[: len(days.learnt)])
     learn(stream, ranker, days.learnt, RATES[cell.setting], read, BATCH_ROWS, device)
     at = torch.from_numpy(days.tuned)
     tuned = metrics.ne(stream.labels[at].numpy(), tell(ranker, days.tuned, read))
@@ -189,7 +222,7 @@ def summary(told: Told, sweep: Sweep) -> Iterator[dict[str, Any]]:
         if arm != "dcnv2" and "dcnv2" in found:
             difference = excess_difference(p_star, own, found["dcnv2"], users)
             yield {"arm": arm, "minus": "dcnv2"} | difference
-        if arm in HISTORIC and {"dcnv2", "told"} <= found.keys():
+        if arm not in ("dcnv2", "told") and {"dcnv2", "told"} <= found.keys():
             closed = share_closed(p_star, found["dcnv2"], own, found["told"], users)
             yield {"arm": arm, "share_closed": closed}
     rows = {"learnt_rows": len(told.days.learnt), "judged_rows": len(judged)}
@@ -208,7 +241,8 @@ def _logit(p: np.ndarray) -> np.ndarray:
 def open_told(num_days: int) -> Told:
     """Days of the frozen world, and what is true of its rows."""
     days = open_days(PRESET, num_days)
-    return Told(days, components(PRESETS[PRESET].world, num_days))
+    world = PRESETS[PRESET].world
+    return Told(days, components(world, num_days), category_counts(days.stream))
 
 
 def main() -> None:

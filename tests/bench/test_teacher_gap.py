@@ -34,10 +34,25 @@ def test_components_are_all_of_the_log_odds_but_the_confounder_and_rates_of_doma
 @pytest.mark.parametrize("arm", bench.ARMS)
 def test_every_arm_learns_and_is_judged_on_the_last_day(arm):
     days = open_days("world-1", 3)
-    told = bench.Told(days, bench.components(WORLD, 3))
+    told = bench.Told(days, bench.components(WORLD, 3), bench.category_counts(days.stream))
     outcome = bench.run_cell(told, Cell(arm, 1, 0), "cpu")
     assert outcome.judged.shape == (len(days.judged), 1)
     assert 0.5 < outcome.tuned_ne < 1.2
+
+
+def test_counts_are_those_of_a_loop_over_the_latest_events():
+    stream = open_days("world-1", 3).stream
+    shares = bench.category_counts(stream).reshape(-1, bench.NUM_TYPES, 5)
+    category = stream.categorical[:, bench.FIELDS.index("category")]
+    for row in range(0, len(stream.users), 301):
+        events = stream.event_categorical[stream.first_event[row] : stream.end_event[row]]
+        for place, window in enumerate(bench.HISTORY_WINDOWS):
+            latest = events[-window:]
+            about = latest[latest[:, 0] == category[row]]
+            for number in range(bench.NUM_TYPES):
+                found = int((about[:, 1] == number + 1).sum()) / window
+                assert shares[row, number, place].item() == pytest.approx(found)
+    assert shares.sum() > 0
 
 
 def test_share_closed_is_one_at_the_end_of_the_way_and_none_at_its_start():

@@ -1,7 +1,8 @@
 """A training worker that dies, or finds a fault, at planned steps; no job knows of it.
 
 A file `plans/<step>` in the run's folder says what the second worker does before it learns that
-step, once: `die` or `refuse`. `plans/starts` lists the first step of every group of workers.
+step, once: `die` or `refuse`. `plans/starts` lists the first step of every group of workers, and
+`plans/niceness` how much each worker gives way to other processes.
 """
 
 import os
@@ -27,12 +28,19 @@ def starts(run_folder: Path) -> list[int]:
     return [int(line) for line in (run_folder / "plans" / "starts").read_text().split()]
 
 
+def niceness(run_folder: Path) -> set[int]:
+    """How much the workers so far have given way to other processes."""
+    return {int(line) for line in (run_folder / "plans" / "niceness").read_text().split()}
+
+
 def worker(options):
     """`ray_loop.worker` as it is, in a process where something may go wrong."""
     import ray.train
 
     plans = load_config(options["config"]).run_folder / "plans"
     rank = ray.train.get_context().get_world_rank()
+    with (plans / "niceness").open("a") as file:
+        file.write(f"{os.nice(0)}\n")
     started = False
     learn = Learner.learn
 

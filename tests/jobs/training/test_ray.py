@@ -203,6 +203,10 @@ def test_as_many_failures_are_survived_as_were_allowed(disturbed):
     assert len(dying.starts(disturbed.config.run_folder)) == 3
 
 
+def test_workers_give_way_to_nothing(disturbed):
+    assert dying.niceness(disturbed.config.run_folder) == {os.nice(0)}
+
+
 def test_every_label_is_counted_once(disturbed, world):
     reader = samples.reader(config_of(Path(disturbed.config.home) / "again"), world)
     for (_, result), segment in zip(disturbed.ends, job(reader).segments, strict=True):
