@@ -8,8 +8,8 @@ Arms on `world-2`, click, each with the same rows in one pass, the same columns,
   are of one user, so that none shares a timeline, and it would cost ten times all else;
 - `gem_matches`: `gem` whose target attention marks events that share a value with the row, without
   InterFormer;
-- `counted`: `dcnv2` with the number of actions about the ad's category among the user's latest 4, 16,
-  64, 256 and 1,024, by type: the true history is a sum of these, less its mean over categories;
+- `counted`: `dcnv2` with the number of actions about the ad's category among the user's latest 4,
+  16, 64, 256 and 1,024, by type: the true history is a sum of these, less its mean over categories;
 - `told`: `dcnv2` with the true components as columns, the summands of the log-odds but for the
   hidden confounder, which nobody can learn: what these rows teach whoever need not find features.
 
