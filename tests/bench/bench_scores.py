@@ -27,6 +27,7 @@ import pyarrow as pa
 import torch
 
 from jobs.config import load_config
+from jobs.family import teacher_name
 from jobs.training.checkpoints import load_model
 from jobs.training.inputs import Packed
 from jobs.training.reader import Reader
@@ -100,8 +101,8 @@ def main() -> None:
     import ray
 
     run = options.run.resolve()
-    checkpoint = run / "models" / "kuairand-teacher" / "judged"
-    cores = os.cpu_count() or 1
+    teacher = teacher_name(load_config(str(run / "config.json")))
+    checkpoint, cores = run / "models" / teacher / "judged", len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     reader, model = open_reader(run), load_model(checkpoint)
     rows = np.arange(reader.packed.num_rows)[-options.rows :]

@@ -39,10 +39,17 @@ def test_rows_that_share_a_timeline_read_what_rows_of_their_own_would():
         torch.testing.assert_close(shared[[row]], alone, atol=1e-6, rtol=1e-5)
 
 
-def test_summary_equals_the_equations_row_by_row():
-    module, tokens, vectors, history = make_module(max_events=4)
-    actual = module(tokens, vectors, history)
-    weight = module.key_value.weight
+def assert_equals_equations(actual, module, tokens, vectors, history, added=None):
+    """The latest four events of every row, one after the other.
+
+    Args:
+        actual: Summary tokens of the rows.
+        module: What made them.
+        tokens: Feature tokens.
+        vectors: Events.
+        history: The timelines.
+        added: What a row and an event add to the event's key and value, if anything.
+    """
     for row, (segment, known) in enumerate(ROWS):
         if known == 0:
             continue
@@ -50,7 +57,8 @@ def test_summary_equals_the_equations_row_by_row():
         keys, values = [], []
         for event in range(first + max(0, known - 4), first + known):
             age = (history.row_us[row] - history.event_us[event])[None]
-            both = weight @ vectors[event] + module.age(age)[0]
+            both = module.key_value.weight @ vectors[event] + module.age(age)[0]
+            both = both if added is None else both + added(row, event)
             keys.append(both[:8].view(2, 4))
             values.append(both[8:].view(2, 4))
         query = module.query(module.compress.weight @ tokens[row]).view(-1, 2, 4)
@@ -61,6 +69,12 @@ def test_summary_equals_the_equations_row_by_row():
         torch.testing.assert_close(
             actual[row], module.output(attended.flatten(1)), atol=1e-6, rtol=1e-5
         )
+
+
+def test_summary_equals_the_equations_row_by_row():
+    module, tokens, vectors, history = make_module(max_events=4)
+    actual = module(tokens, vectors, history)
+    assert_equals_equations(actual, module, tokens, vectors, history)
 
 
 def test_events_at_or_after_a_cut_off_change_nothing():
@@ -123,32 +137,25 @@ def test_matches_are_silent_at_the_start_and_then_add_to_keys_and_values_of_equa
     plain.load_state_dict({n: w for n, w in module.state_dict().items() if "match" not in n})
     assert torch.equal(module(tokens, vectors, history, rows), plain(tokens, vectors, history))
     module.match.weight.data.normal_()
-    actual = module(tokens, vectors, history, rows)
     found = []
-    for row, (segment, known) in enumerate(ROWS):
-        if known == 0:
-            continue
-        first = int(history.offsets[segment])
-        keys, values = [], []
-        for event in range(first + max(0, known - 4), first + known):
-            age = (history.row_us[row] - history.event_us[event])[None]
-            both = module.key_value.weight @ vectors[event] + module.age(age)[0]
-            value = int(rows[row, 0])
-            found.append(value > 0 and value == int(history.categorical[event, 0]))
-            if found[-1]:
-                both = both + module.match.weight[:, 0]
-            keys.append(both[:8].view(2, 4))
-            values.append(both[8:].view(2, 4))
-        query = module.query(module.compress.weight @ tokens[row]).view(-1, 2, 4)
-        every = torch.zeros(len(query), dtype=torch.int64)
-        attended = reference.attend(
-            query, torch.stack(keys), torch.stack(values), every, every + len(keys)
-        )
-        torch.testing.assert_close(
-            actual[row], module.output(attended.flatten(1)), atol=1e-6, rtol=1e-5
-        )
+
+    def added(row, event):
+        value = int(rows[row, 0])
+        found.append(value > 0 and value == int(history.categorical[event, 0]))
+        return found[-1] * module.match.weight[:, 0]
+
+    actual = module(tokens, vectors, history, rows)
+    assert_equals_equations(actual, module, tokens, vectors, history, added)
     assert True in found
     assert False in found
+
+
+def test_a_fresh_ranker_with_matches_is_bit_equal_to_one_without():
+    changes = ({}, {"downstream": TargetAttentionConfig(matches=True)})
+    configs = [ranker_config(history=history_config(**each)) for each in changes]
+    batch = make_batch(configs[0], (7, 2, 5), rows=ROWS)
+    plain, marking = (Ranker(config, 3).eval()(batch).logits for config in configs)
+    assert torch.equal(plain, marking)
 
 
 def test_values_that_no_table_knows_do_not_match():
