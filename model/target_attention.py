@@ -49,10 +49,10 @@ class TargetAttention(nn.Module):
         self.match = None
         if self.matched:
             # Nothing is drawn for it, so that all other weights start as they do without.
-            self.match = nn.utils.skip_init(
-                nn.Linear, len(self.matched), 2 * config.width, bias=False
-            )
-            nn.init.zeros_(self.match.weight)
+            match = nn.utils.skip_init(nn.Linear, len(self.matched), 2 * config.width, bias=False)
+            assert isinstance(match, nn.Linear)
+            nn.init.zeros_(match.weight)
+            self.match = match
         self.output = nn.Linear(config.width, config.width)
         self.default = nn.Parameter(torch.randn(history.num_summary_tokens, config.width) * 0.02)
 
