@@ -166,6 +166,36 @@ def relative_difference(
     return _told(mine.sum() / theirs.sum() - 1, drawn[0] / drawn[1] - 1)
 
 
+def relative_mean(
+    labels: np.ndarray,
+    mask: np.ndarray,
+    own: np.ndarray,
+    other: np.ndarray,
+    users: np.ndarray,
+    seed: int = 0,
+) -> dict[str, float]:
+    """As `relative_difference`, the mean over tasks: a user's rows of all tasks are drawn together.
+
+    Args:
+        labels: Labels, rows x tasks.
+        mask: Which of them count.
+        own: Probabilities, seeds x rows x tasks.
+        other: Those of the other arm, paired by seed.
+        users: User of each row.
+        seed: Of the resampling.
+    """
+    tasks = range(labels.shape[1])
+    columns = [
+        _losses(labels[:, t], told[:, :, t].astype(np.float64)) * mask[:, t]
+        for told in (own, other)
+        for t in tasks
+    ]
+    drawn, sums = _resampled(users, columns, seed)
+    mine, theirs = sums.sum((1, 2)).reshape(2, -1)
+    ratios = drawn[: len(tasks)] / drawn[len(tasks) :]
+    return _told(float(np.mean(mine / theirs)) - 1, ratios.mean(0) - 1)
+
+
 def excess_difference(
     p_star: np.ndarray, own: np.ndarray, other: np.ndarray, users: np.ndarray, seed: int = 0
 ) -> dict[str, float]:

@@ -15,6 +15,7 @@ from tests.bench.sweep import (
     Sweep,
     excess_difference,
     relative_difference,
+    relative_mean,
 )
 
 
@@ -59,6 +60,22 @@ def test_the_difference_is_that_of_the_mean_losses():
     assert found["low"] < found["value"] < found["high"]
     same = relative_difference(y, own, own, users)
     assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_the_mean_of_tasks_is_that_of_their_differences():
+    draw = np.random.default_rng(2)
+    labels, users = (draw.random((500, 2)) < 0.3).astype(float), draw.integers(0, 60, 500)
+    mask = draw.random((500, 2)) < 0.9
+    own, other = draw.uniform(0.2, 0.4, (2, 3, 500, 2))
+    found = relative_mean(labels, mask, own, other, users)
+    each = [
+        relative_difference(labels[at, t], own[:, at, t], other[:, at, t], users[at])["value"]
+        for t, at in enumerate(mask.T)
+    ]
+    assert found["value"] == pytest.approx(np.mean(each), abs=1e-5)
+    assert found["low"] < found["value"] < found["high"]
+    alone = relative_mean(labels[:, :1], mask[:, :1] | True, own[..., :1], other[..., :1], users)
+    assert alone == relative_difference(labels[:, 0], own[..., 0], other[..., 0], users)
 
 
 def test_the_difference_in_excess_is_that_of_the_means_in_points():
