@@ -12,6 +12,7 @@ error, never a count of zero.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,18 @@ from jobs.command import JobSummary, log, main
 from jobs.config import RunConfig
 from jobs.days import arrival_days
 from jobs.settled import settled_days
-from jobs.spark.buckets import PACKED, num_buckets
-from jobs.spark.build import Build
+from jobs.spark.buckets import PACKED, gathered, num_buckets
+from jobs.spark.build import Build, merged
+from jobs.spark.columns import ColumnsFunction
 from jobs.spark.counting import Counting
-from jobs.spark.examples import example_rows, with_labels
+from jobs.spark.examples import (
+    by_impression,
+    example_batches,
+    example_columns,
+    label_columns,
+    relabelling,
+    shown_rows,
+)
 from jobs.spark.history_ends import (
     SHOWN_COLUMNS,
     TIMELINE_COLUMNS,
@@ -35,19 +44,19 @@ from jobs.spark.history_ends import (
 )
 from jobs.spark.impression_counts import (
     before_columns,
-    counts_at_impressions,
+    counts_by_impression,
     packed_before,
     packed_increments,
     packed_queries,
 )
 from jobs.spark.session import spark_session
-from jobs.spark.tables import read_table, shuffle_partitions
+from jobs.spark.tables import shuffle_partitions
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
-
+_PACKED = ", ".join(f"{name} {kind}" for name, kind in PACKED.items())
 _INPUTS = ("impressions", "labels", "timelines", FEATURES, "events")
 
 
@@ -72,17 +81,13 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
         )
     if not anew and not matured:
         return tables.unchanged("examples", settled, "build_examples")
-    days, order = sorted([*anew, *matured]), ["event_ts", "impression_id"]
-    if not anew:
-        rows = _relabelled(tables, days)
-        return tables.write("examples", rows, days, order, "build_examples", matured)
-    shown = shown_impressions(tables, anew).persist()
-    rows = example_frame(tables, shown, anew)
+    parts = []
     if matured:
-        rows = rows.unionByName(_relabelled(tables, list(matured)))
-    summary = tables.write("examples", rows, days, order, "build_examples", matured)
-    shown.unpersist()
-    return summary
+        parts.append(_label_again(tables, matured))
+    if anew:
+        parts.append(_make(tables, anew))
+    done = merged("build_examples", parts)
+    return replace(done, rows={"examples": sum(part.rows["examples"] for part in parts)})
 
 
 def _with_new_labels(
@@ -98,10 +103,34 @@ def _with_new_labels(
     }
 
 
-def _relabelled(tables: Build, days: Sequence[date]) -> DataFrame:
-    # Not among the inputs: what the other days are made of is read anew.
-    held = read_table(tables.spark, tables.config.table("examples"), days)
-    return with_labels(held, tables.read("labels", days), tables.contract)
+def _label_again(tables: Build, matured: Mapping[date, dict[str, int | None]]) -> JobSummary:
+    config, days = tables.config, sorted(matured)
+    # The examples read are not among the inputs: what the other days are made of is read anew.
+    uris = config.table("examples"), config.table("labels")
+    again = relabelling(tables.spark, *uris, days, tables.contract, tables.inputs)
+    return tables.write_columns(
+        "examples",
+        again.tasks,
+        again.function,
+        again.columns,
+        days,
+        "build_examples",
+        made_from=matured,
+    )
+
+
+def _make(tables: Build, days: Sequence[date]) -> JobSummary:
+    shown = shown_impressions(tables, days).persist()
+    done = tables.write_columns(
+        "examples",
+        packed_examples(tables, shown, days),
+        example_batches(Counting.of(tables.contract.features), tables.contract),
+        example_columns(tables.contract),
+        days,
+        "build_examples",
+    )
+    shown.unpersist()
+    return done
 
 
 def shown_impressions(tables: Build, days: Sequence[date]) -> DataFrame:
@@ -114,11 +143,25 @@ def shown_impressions(tables: Build, days: Sequence[date]) -> DataFrame:
     return shown
 
 
-def example_frame(tables: Build, shown: DataFrame, days: Sequence[date]) -> DataFrame:
-    """The rows of the examples table for days whose impressions are given."""
-    labels = tables.read("labels", days)
-    counts, ends = _counts(tables, shown, days), _history_ends(tables, days)
-    return example_rows(shown, labels, counts, ends, tables.contract)
+def packed_examples(tables: Build, shown: DataFrame, days: Sequence[date]) -> DataFrame:
+    """Everything that is known of the impressions of days, ready for `example_batches`.
+
+    Args:
+        tables: What is being built.
+        shown: As `shown_impressions` gives them.
+        days: The days, in order.
+    """
+    contract, partitions = tables.contract, shuffle_partitions(tables.spark)
+    pack = by_impression(days, num_buckets(partitions))
+    labels = ["impression_id", *label_columns(contract), "day"]
+    known = shown_rows(shown, contract).mapInArrow(pack, _PACKED)
+    for other in (
+        tables.map_columns("labels", days, labels, pack, PACKED),
+        _counts(tables, shown, days),
+        _history_ends(tables, days, pack),
+    ):
+        known = known.unionByName(other)
+    return gathered(known, partitions)
 
 
 def _counts(tables: Build, shown: DataFrame, days: Sequence[date]) -> DataFrame:
@@ -137,17 +180,16 @@ def _counts(tables: Build, shown: DataFrame, days: Sequence[date]) -> DataFrame:
     def before(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return packed_before(batches, counting, buckets)
 
-    schema = ", ".join(f"{name} {kind}" for name, kind in PACKED.items())
     asked = shown.select("impression_id", "day", "event_ts", *counting.key_columns)
     packed = [
-        counted_events(tables, counting, list(days)).mapInArrow(increments, schema),
-        asked.mapInArrow(queries, schema),
+        counted_events(tables, counting, list(days)).mapInArrow(increments, _PACKED),
+        asked.mapInArrow(queries, _PACKED),
         tables.map_columns(FEATURES, day_before, before_columns(counting), before, PACKED),
     ]
-    return counts_at_impressions(packed, counting, buckets, partitions)
+    return counts_by_impression(packed, counting, days, buckets, partitions)
 
 
-def _history_ends(tables: Build, days: Sequence[date]) -> DataFrame:
+def _history_ends(tables: Build, days: Sequence[date], then: ColumnsFunction) -> DataFrame:
     partitions = shuffle_partitions(tables.spark)
     buckets = num_buckets(partitions)
 
@@ -160,7 +202,7 @@ def _history_ends(tables: Build, days: Sequence[date]) -> DataFrame:
     timelines = tables.map_columns("timelines", days, TIMELINE_COLUMNS, pack, PACKED)
     arrived = arrival_days(tables.config, days)
     shown = tables.map_columns("impressions", arrived, SHOWN_COLUMNS, ask, PACKED)
-    return history_ends(timelines, shown, partitions)
+    return history_ends(timelines, shown, partitions, then, PACKED)
 
 
 if __name__ == "__main__":

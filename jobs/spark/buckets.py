@@ -4,14 +4,19 @@ A task packs its rows into one Arrow stream per bucket, so that Spark moves and 
 rows where there were millions of events.
 """
 
+# pyarrow.compute makes its functions at import, out of a type checker's sight.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -44,13 +49,16 @@ def chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held)
 
 
-def scattered(rows: pa.Table, buckets: int, on: str = "user_id") -> Iterator[pa.RecordBatch]:
+def scattered(
+    rows: pa.Table, buckets: int, on: str = "user_id", first: int = 0
+) -> Iterator[pa.RecordBatch]:
     """Pack rows by bucket of a column's values.
 
     Args:
         rows: One chunk a column; the column `on` is dictionary encoded.
         buckets: Buckets over which its values are spread, by a hash that is for ever the same.
         on: The column.
+        first: Number of the first bucket.
 
     Yields:
         `bucket` and `packed`: rows as an Arrow stream.
@@ -83,12 +91,33 @@ def scattered(rows: pa.Table, buckets: int, on: str = "user_id") -> Iterator[pa.
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, part.schema) as stream:
                 stream.write_table(part)
-            found.append(number)
+            found.append(first + number)
             packed.append(sink.getvalue().to_pybytes())
         low += num_rows
     yield pa.RecordBatch.from_arrays(
         [pa.array(found, pa.int32()), pa.array(packed, pa.binary())], names=list(PACKED)
     )
+
+
+def by_day(
+    rows: pa.Table, days: Sequence[date], buckets: int, on: str = "impression_id"
+) -> Iterator[pa.RecordBatch]:
+    """As `scattered`, with buckets of each day's own, one day's after another's.
+
+    Args:
+        rows: With a column `day`; rows of other days than the given ones are left out.
+        days: Days, in order.
+        buckets: Buckets of a day.
+        on: The column.
+    """
+    at = rows.schema.get_field_index(on)
+    for number, day in enumerate(days):
+        own = rows.filter(pc.equal(rows["day"], pa.scalar(day, pa.date32())))
+        if own.num_rows:
+            own = own.set_column(at, on, own[on].cast(pa.string()).dictionary_encode())
+            yield from scattered(
+                own.unify_dictionaries().combine_chunks(), buckets, on, number * buckets
+            )
 
 
 def gathered(packed: DataFrame, num_partitions: int) -> DataFrame:

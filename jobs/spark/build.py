@@ -158,6 +158,7 @@ class Build:
         replaced: Sequence[date],
         job: str,
         differences: Sequence[str] = (),
+        made_from: Mapping[date, dict[str, int | None]] | None = None,
     ) -> JobSummary:
         """Replace days of a table by what a function makes: see `jobs.spark.columns`."""
         written = write_columns(
@@ -169,6 +170,7 @@ class Build:
             commit=self._commit(),
             expected=self.expected.get(table),
             differences=differences,
+            made_from=made_from,
         )
         return self._finish(table, written, replaced, job)
 

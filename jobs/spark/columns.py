@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,54 @@ def map_columns(
         result: Columns of the result with their types.
         version: Version; the newest if None.
     """
+    return scan_days(spark, uri, days, columns, version).map(function, result)
+
+
+def scan_days(
+    spark: SparkSession,
+    uri: str,
+    days: Sequence[date],
+    columns: Sequence[str] | None = None,
+    version: int | None = None,
+) -> Scan:
+    """Read days of a table, file after file, in workers: see `map_columns`.
+
+    Args:
+        spark: Session.
+        uri: Table.
+        days: Days to read. Days that the table lacks yield no rows.
+        columns: Columns to read; all if None.
+        version: Version; the newest if None.
+    """
     table = delta.open_table(uri, version)
     files = [] if table is None else delta.day_files(table, days)
     schema = None if table is None else pa.schema(table.schema())
-    return map_files(spark, files, schema, f"{uri}/data", columns, function, result)
+    names = [] if schema is None else schema.names
+    return scan_files(spark, files, schema, f"{uri}/data", names if columns is None else columns)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Files that workers read themselves."""
+
+    tasks: DataFrame
+    """A number per task."""
+    read: ColumnsFunction
+    """From a task's numbers to batches of the columns that are read, each of one file."""
+
+    def then(self, function: ColumnsFunction) -> ColumnsFunction:
+        """What reads a task's files and applies a function to what is read."""
+        read = self.read
+
+        def both(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            return function(read(batches))
+
+        return both
+
+    def map(self, function: ColumnsFunction, result: Mapping[str, str]) -> DataFrame:
+        """Apply a function to what is read: from batches of it to batches of `result`."""
+        columns = ", ".join(f"`{name}` {kind}" for name, kind in result.items())
+        return self.tasks.mapInArrow(self.then(function), columns)
 
 
 def map_files(
@@ -77,6 +122,17 @@ def map_files(
         function: From batches of them to batches of `result`; called once per task.
         result: Columns of the result with their types.
     """
+    return scan_files(spark, files, schema, base, columns).map(function, result)
+
+
+def scan_files(
+    spark: SparkSession,
+    files: Sequence[str],
+    schema: pa.Schema | None,
+    base: str,
+    columns: Sequence[str],
+) -> Scan:
+    """Read Parquet files in workers: see `map_files`."""
     names, paths = list(columns), list(files)
     parts = max(1, min(len(paths), shuffle_partitions(spark)))
 
@@ -85,11 +141,10 @@ def map_files(
         mine = [path for number in numbers for path in paths[number::parts]]
         if mine:
             found = files_dataset(mine, schema, base)
-            yield from function(found.to_batches(columns=names, use_threads=False))
+            yield from found.to_batches(columns=names, use_threads=False)
 
     # A number per task and nothing to shuffle.
-    tasks = spark.range(0, parts, 1, parts)
-    return tasks.mapInArrow(read, ", ".join(f"`{n}` {kind}" for n, kind in result.items()))
+    return Scan(spark.range(0, parts, 1, parts), read)
 
 
 def write_columns(
@@ -102,6 +157,7 @@ def write_columns(
     commit: dict[str, Any],
     expected: Mapping[str | None, Collection[str]] | None = None,
     differences: Sequence[str] = (),
+    made_from: Mapping[date, dict[str, int | None]] | None = None,
 ) -> TableWrite:
     """Replace days of a table by what a function makes: `jobs.spark.tables.write_days` in columns.
 
@@ -117,6 +173,7 @@ def write_columns(
         expected: The files by day as they were before the first of the inputs was read.
         differences: Parquet columns of numbers or moments whose neighbours are close: stored as
             differences (`DELTA_BINARY_PACKED`), which every reader of Parquet undoes.
+        made_from: Of days that were made from other versions than `commit` says: their `inputs`.
 
     Returns:
         Rows and digest of every day, and which of them changed.
@@ -129,7 +186,9 @@ def write_columns(
     files = write_files(rows, function, columns, folder, differences)
     names = {day: [str(path.relative_to(uri)) for path in paths] for day, paths in files.items()}
     spark, schema = rows.sparkSession, _schema(rows.sparkSession, columns)
-    return replace_days(spark, uri, schema, folder, names, days, commit, before, expected)
+    return replace_days(
+        spark, uri, schema, folder, names, days, commit, before, expected, made_from
+    )
 
 
 def write_files(

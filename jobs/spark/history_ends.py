@@ -9,7 +9,7 @@ impression is a prefix of it: here is the prefix's length.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.spark.buckets import chunks, each_bucket, gathered, scattered
+from jobs.spark.columns import ColumnsFunction
 from jobs.spark.histories import day_numbers, micros, user_day
 from jobs.spark.searching import num_before
 
@@ -28,7 +29,7 @@ TIMELINE_COLUMNS = ("user_id", "day", "num_prior", "known_ts")
 """What is read of a timeline."""
 SHOWN_COLUMNS = ("impression_id", "user_id", "event_ts", "event_day")
 """What is read of an impression."""
-ENDS = {"impression_id": "string", "history_end": "int"}
+ENDS = {"impression_id": "string", "day": "date", "history_end": "int"}
 
 
 def packed_timelines(batches: Iterable[pa.RecordBatch], buckets: int) -> Iterator[pa.RecordBatch]:
@@ -106,26 +107,32 @@ def bucket_ends(parts: Sequence[pa.Table]) -> Iterator[pa.RecordBatch]:
     yield pa.RecordBatch.from_arrays(
         [
             asked["impression_id"].take(pa.array(found)).combine_chunks(),
+            asked["event_day"].take(pa.array(found)).combine_chunks(),
             pa.array(ends, pa.int32()),
         ],
         names=list(ENDS),
     )
 
 
-def history_ends(timelines: DataFrame, shown: DataFrame, num_partitions: int) -> DataFrame:
+def history_ends(
+    timelines: DataFrame,
+    shown: DataFrame,
+    num_partitions: int,
+    then: ColumnsFunction = iter,
+    columns: Mapping[str, str] = ENDS,
+) -> DataFrame:
     """Length of the prefix of its timeline that was known strictly before each impression.
 
     Args:
         timelines: As `packed_timelines` packs them.
         shown: As `packed_shown` packs impressions.
         num_partitions: Partitions of the shuffle; any number makes the same rows.
-
-    Returns:
-        `impression_id` and `history_end`.
+        then: What the workers go on to do with columns `ENDS`.
+        columns: Columns of what that makes.
     """
 
     def build(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return each_bucket(batches, bucket_ends)
+        return then(each_bucket(batches, bucket_ends))
 
-    schema = ", ".join(f"{name} {kind}" for name, kind in ENDS.items())
+    schema = ", ".join(f"{name} {kind}" for name, kind in columns.items())
     return gathered(timelines.unionByName(shown), num_partitions).mapInArrow(build, schema)

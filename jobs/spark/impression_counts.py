@@ -11,12 +11,13 @@ not count. Two shuffles: by key, where counts are looked up, and by impression, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from jobs.spark.buckets import chunks, each_bucket, gathered, scattered
+from jobs.spark.buckets import by_day, chunks, each_bucket, gathered, scattered
 from jobs.spark.counting import DAY_BITS, NEVER, Counting, groups, keyed, last_positive
 from jobs.spark.daily_counts import as_moments, moments, stored
 from jobs.spark.histories import day_numbers, micros
@@ -102,17 +103,19 @@ def before_columns(counting: Counting) -> list[str]:
 
 
 def bucket_counts(
-    parts: Sequence[pa.Table], counting: Counting, buckets: int
+    parts: Sequence[pa.Table], counting: Counting, days: Sequence[date], buckets: int
 ) -> Iterator[pa.RecordBatch]:
     """Counts at the impressions of the keys of one bucket.
 
     Args:
         parts: What `packed_increments`, `packed_queries` and `packed_before` have packed of it.
         counting: What is counted.
-        buckets: Buckets over which impressions are spread.
+        days: Days that impressions were shown on, in order.
+        buckets: Buckets over which a day's impressions are spread.
 
     Yields:
-        By bucket of impressions: `impression_id`, `entity`, and the columns of counts and moments.
+        By day and bucket of impressions: `impression_id`, `day`, `entity`, and the columns of
+        counts and moments.
     """
     queries = [part for part in parts if "impression_id" in part.column_names]
     before = [part for part in parts if counting.windowed[0] in part.column_names]
@@ -142,13 +145,14 @@ def bucket_counts(
         _add_today(windowed, lasts, asked, group, sides[1], of[1], counting)
     table = pa.table(
         {
-            "impression_id": asked["impression_id"].combine_chunks().dictionary_encode(),
+            "impression_id": asked["impression_id"],
+            "day": asked["day"].cast(pa.date32()),
             "entity": asked["entity"],
             **{name: pa.array(windowed[:, n]) for n, name in enumerate(counting.windowed)},
             **{name: pa.array(lasts[:, n]) for n, name in enumerate(counting.lasts)},
         }
     )
-    yield from scattered(table.combine_chunks(), buckets, "impression_id")
+    yield from by_day(table, days, buckets)
 
 
 def _add_today(
@@ -193,7 +197,7 @@ def bucket_rows(parts: Sequence[pa.Table], counting: Counting) -> Iterator[pa.Re
         counting: What is counted.
 
     Yields:
-        Columns `count_columns`.
+        Columns `count_columns`; a moment is missing where the longest window holds no event.
     """
     rows = pa.concat_tables(parts)
     ids = rows["impression_id"].unify_dictionaries()
@@ -220,7 +224,7 @@ def _spread(column: pa.ChunkedArray, code: np.ndarray, place: np.ndarray, size: 
 
 
 def count_columns(counting: Counting) -> dict[str, str]:
-    """Columns of `counts_at_impressions` with their types."""
+    """Columns of `bucket_rows` with their types."""
     counts = {f"{e}_{c}": "bigint" for e in counting.entities for c in counting.windowed}
     lasts = {
         f"{name}_{column}": "timestamp"
@@ -230,30 +234,30 @@ def count_columns(counting: Counting) -> dict[str, str]:
     return {"impression_id": "string", **counts, **lasts}
 
 
-def counts_at_impressions(
-    packed: Sequence[DataFrame], counting: Counting, buckets: int, num_partitions: int
+def counts_by_impression(
+    packed: Sequence[DataFrame],
+    counting: Counting,
+    days: Sequence[date],
+    buckets: int,
+    num_partitions: int,
 ) -> DataFrame:
-    """Counts of every entity as known strictly before each impression.
+    """Counts of every entity as known strictly before each impression, packed by impression.
 
     Args:
         packed: As `packed_increments`, `packed_queries` and `packed_before` pack them.
         counting: What is counted.
-        buckets: Buckets over which impressions are spread.
-        num_partitions: Partitions of the shuffles; any number makes the same rows.
+        days: Days that impressions were shown on, in order.
+        buckets: Buckets over which a day's impressions are spread.
+        num_partitions: Partitions of the shuffle; any number makes the same rows.
 
     Returns:
-        Columns `count_columns`; a moment is missing where the longest window holds no event.
+        What `bucket_rows` takes, by day and bucket of impressions.
     """
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return each_bucket(batches, lambda parts: bucket_counts(parts, counting, buckets))
-
-    def assemble(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return each_bucket(batches, lambda parts: bucket_rows(parts, counting))
+        return each_bucket(batches, lambda parts: bucket_counts(parts, counting, days, buckets))
 
     first, *others = packed
     for other in others:
         first = first.unionByName(other)
-    counted = gathered(first, num_partitions).mapInArrow(count, first.schema)
-    columns = ", ".join(f"`{name}` {kind}" for name, kind in count_columns(counting).items())
-    return gathered(counted, num_partitions).mapInArrow(assemble, columns)
+    return gathered(first, num_partitions).mapInArrow(count, first.schema)

@@ -19,7 +19,8 @@ from jobs.config import Recipe, day_of, day_start, days_between
 from jobs.days import longest_window
 from jobs.learners import Learner, reaches
 from jobs.repairs import TABLE, DayRepair, Repairs
-from jobs.spark.examples import with_labels
+from jobs.spark.columns import write_columns
+from jobs.spark.examples import relabelling
 from jobs.spark.labels import changed_labels, label_rows, late_outcomes
 from jobs.spark.tables import read_table, write_days
 
@@ -194,38 +195,41 @@ class LabelTables:
         days = [day for day in repairs.pending if day in self.labelled_days]
         inputs = {name: self.versions[name] for name in ("impressions", "outcomes")}
         commit = {"run_id": f"repair-{repairs.number:06d}", **hashes}
-        labels = self._replace(
-            "labels", rows, days, {**commit, "inputs": {**inputs, TABLE: repairs.version}}
+        labels = self._replace_labels(
+            rows, days, {**commit, "inputs": {**inputs, TABLE: repairs.version}}
         )
         if self._held["examples"] is None:
             return {"labels": labels}
         held = delta.partition_days(self._held["examples"])
         days = [day for day in days if day in held]
         made_from = {"labels": labels, "examples": self.versions["examples"]}
-        examples = self._replace(
-            "examples", self._examples(days), days, {**commit, "inputs": made_from}
+        uris, contract = (self.uri("examples"), self.uri("labels")), self.recipe.contract
+        again = relabelling(self.spark, *uris, days, contract, made_from)
+        written = write_columns(
+            again.tasks,
+            again.function,
+            again.columns,
+            self.uri("examples"),
+            days=days,
+            commit={**commit, "inputs": made_from},
+            expected=self._paths["examples"],
         )
-        return {"labels": labels, "examples": examples}
+        return {"labels": labels, "examples": written.version}
 
-    def _replace(
-        self, table: str, rows: DataFrame, days: Sequence[date], commit: dict[str, Any]
+    def _replace_labels(
+        self, rows: DataFrame, days: Sequence[date], commit: dict[str, Any]
     ) -> int | None:
         from pyspark.sql import functions as F
 
         written = write_days(
             rows.where(F.col("day").isin(list(days))),
-            self.uri(table),
+            self.uri("labels"),
             days=days,
             order=["event_ts", "impression_id"],
             commit=commit,
-            expected=self._paths[table],
+            expected=self._paths["labels"],
         )
         return written.version
-
-    def _examples(self, days: Sequence[date]) -> DataFrame:
-        """Examples of days, with the labels that the labels table now holds."""
-        labels = read_table(self.spark, self.uri("labels"), days)
-        return with_labels(self._read("examples", days), labels, self.recipe.contract)
 
     def _impressions(self, days: Iterable[date]) -> DataFrame:
         """Impressions shown on days, whenever they arrived."""

@@ -116,7 +116,7 @@ def spark_arm(spark: SparkSession, work: Histories) -> None:
         lambda batches: packed_shown(batches, days, buckets),
         PACKED,
     )
-    ends = history_ends(timelines, shown, partitions)
+    ends = history_ends(timelines, shown, partitions).drop("day")
     ends.write.mode("overwrite").parquet(str(work.out / "spark_ends"))
 
 

@@ -17,7 +17,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from jobs.build_examples import example_frame, shown_impressions
+from jobs.build_examples import packed_examples, shown_impressions
 from jobs.build_features import TABLE as FEATURES
 from jobs.build_features import packed_counts
 from jobs.build_labels import label_frame
@@ -27,7 +27,7 @@ from jobs.spark import ingest
 from jobs.spark.build import Build
 from jobs.spark.counting import Counting
 from jobs.spark.daily_counts import feature_batches
-from jobs.spark.examples import count_feature_names
+from jobs.spark.examples import count_feature_names, example_batches, example_columns
 from jobs.spark.timelines import timeline_batches
 from tests.jobs.samples import contract, hold, recipe, run_config
 from tests.jobs.spark.frames import micros
@@ -298,9 +298,10 @@ def test_examples_and_timelines_equal_the_slow_reference(spark, home, knobs):
     tables = built(spark, log, config, repaired)
     try:
         days = tables.shown_days
-        examples = (
-            example_frame(tables, shown_impressions(tables, days), days).toArrow().to_pylist()
-        )
+        packed = packed_examples(tables, shown_impressions(tables, days), days)
+        build = example_batches(Counting.of(config.contract.features), config.contract)
+        kinds = ddl(example_columns(config.contract))
+        examples = packed.mapInArrow(build, kinds).toArrow().to_pylist()
         stored = tables.frames["timelines"].toArrow().to_pylist()
     finally:
         spark.catalog.clearCache()
