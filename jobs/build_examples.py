@@ -25,7 +25,6 @@ from jobs.days import arrival_days
 from jobs.settled import settled_days
 from jobs.spark.buckets import PACKED, gathered, num_buckets
 from jobs.spark.build import Build, merged
-from jobs.spark.columns import ColumnsFunction
 from jobs.spark.counting import Counting
 from jobs.spark.examples import (
     by_impression,
@@ -49,8 +48,8 @@ from jobs.spark.impression_counts import (
     packed_increments,
     packed_queries,
 )
+from jobs.spark.scans import ColumnsFunction, shuffle_partitions
 from jobs.spark.session import spark_session
-from jobs.spark.tables import shuffle_partitions
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -22,8 +22,8 @@ from jobs.spark.buckets import PACKED, gathered, num_buckets
 from jobs.spark.build import Build
 from jobs.spark.counting import Counting
 from jobs.spark.daily_counts import feature_batches, packed_days, packed_events, stored_columns
+from jobs.spark.scans import shuffle_partitions
 from jobs.spark.session import spark_session
-from jobs.spark.tables import shuffle_partitions
 from validation.tables import entity_features
 
 if TYPE_CHECKING:

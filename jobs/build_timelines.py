@@ -27,8 +27,8 @@ from jobs.spark.histories import (
     packed_events,
     packed_requests,
 )
+from jobs.spark.scans import shuffle_partitions
 from jobs.spark.session import spark_session
-from jobs.spark.tables import shuffle_partitions
 from jobs.spark.timelines import packed_histories, timeline_batches
 from validation.tables import TIMELINES
 

@@ -31,7 +31,7 @@ from deltalake.transaction import (
 )
 from pyarrow import dataset
 
-from jobs.digests import arrow_digest
+from jobs.digests import rows_digest
 from jobs.errors import ConfigError
 from jobs.parquet_files import add_action, files_dataset
 
@@ -399,7 +399,7 @@ def write_arrow_day(
         uri: Table.
         rows: The day's rows, without the column `day`.
         day: The day.
-        order: Columns that order the rows, so that equal rows give equal digests.
+        order: Columns that order the rows in their file.
         commit: `run_id`, `config_hash`, `code_hash` and `inputs` of `PartitionCommit`.
 
     Returns:
@@ -408,7 +408,7 @@ def write_arrow_day(
     assert rows.num_rows > 0, "an empty write never replaces a partition"
     table = open_table(uri)
     rows = rows.sort_by([(name, "ascending") for name in order]).combine_chunks()
-    digest = arrow_digest(rows, is_taken=True)
+    digest = rows_digest(rows)
     held = live_commits(table).get(day)
     if held is not None and holds(uri, held, digest):
         return None, held
@@ -424,6 +424,21 @@ def write_arrow_day(
     schema = rows.schema.append(pa.field("day", pa.date32()))
     expected = paths_by_day(table).get(day.isoformat(), set())
     return replace_day(uri, schema, record, expected), record
+
+
+def write_folder(uri: str, run_id: str) -> Path:
+    """A new folder for this write: the run's, numbered where a retry wrote before."""
+    attempt = 0
+    while True:
+        name = f"{run_id}-{attempt}" if attempt else run_id
+        folder = Path(uri) / "data" / f"run={name}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            attempt += 1
+        else:
+            return folder
 
 
 def append(uri: str, rows: pa.Table) -> int:

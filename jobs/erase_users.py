@@ -29,7 +29,7 @@ import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -45,9 +45,6 @@ from jobs.recipe_command import recipe_main, recipe_parser
 from jobs.resolve_config import code_hash
 from jobs.run_folders import packed_folders
 from jobs.user_rows import People
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 LEDGER = "erasures"
 _SCHEMA = pa.schema(
@@ -71,7 +68,6 @@ def run(
     users: list[str],
     *,
     include_pinned: bool = False,
-    spark: SparkSession | None = None,
 ) -> JobSummary:
     """Erase users.
 
@@ -80,7 +76,6 @@ def run(
         home: Root of all state.
         users: Their ids.
         include_pinned: Whether versions that models were trained on are given up too.
-        spark: Session to take digests in; one of its own if None.
 
     Raises:
         ConfigError: No user is named, or it is not known what a model was trained on.
@@ -122,7 +117,7 @@ def run(
     packed = packed_folders(home, recipe.contract.name, datetime.now(UTC))
     for folder in packed:
         shutil.rmtree(folder)
-    removed = work.rewrite(people, commit, spark)
+    removed = work.rewrite(people, commit)
     deleted, tagged = work.delete_history(people, include_pinned=include_pinned)
     proof, left = work.prove(people)
     tell("proven", proof, left)

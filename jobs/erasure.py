@@ -10,25 +10,23 @@ knows, when it is run again, which impressions the users were shown.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from functools import cached_property
+from datetime import UTC, datetime
+from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs import delta, vocabulary
 from jobs.command import log
 from jobs.config import Recipe
+from jobs.digests import file_sums
 from jobs.pins import Pins
 from jobs.table_files import delete_files, family_tables, table_files, version_paths
 from jobs.trained import tag_trained
-from jobs.user_embeddings import ORDER as EMBEDDING_ORDER
-from jobs.user_embeddings import TABLE as USER_EMBEDDINGS
 from jobs.user_rows import (
     People,
     UserRows,
@@ -38,9 +36,6 @@ from jobs.user_rows import (
     is_readable,
     user_rows,
 )
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 TAG = "training_data"
 _LAST = ("examples", "events", "impressions")
@@ -99,30 +94,19 @@ class Erasure:
             told[place.name] = {"rows": sum(theirs for theirs, _ in live)}
         return told
 
-    def rewrite(
-        self, people: People, commit: dict[str, Any], spark: SparkSession | None
-    ) -> dict[str, int]:
+    def rewrite(self, people: People, commit: dict[str, Any]) -> dict[str, int]:
         """Replace every day that holds users' rows by one without them; rows removed by table."""
-        from jobs.spark.session import spark_session
-
         work = {p.name: days for p in self.places if (days := _days_with(p, people))}
         removed = {name: sum(rows for _, rows in days.values()) for name, days in work.items()}
-        resources = self.recipe.resources
-        needs_spark = any(not _is_scores(name) for name in work if name != "vocabulary")
-        own = spark is None and needs_spark
-        with (
-            spark_session(resources, self.home, "erase_users") if own else nullcontext(spark)
-        ) as session:
-            for place in self.places:
-                if place.name == "vocabulary":
-                    users = people.users
-                    rows = vocabulary.forget(place.uri, "user_id", users, commit["run_id"])
-                    removed |= {place.name: rows} if rows else {}
-                for day, (paths, _) in work.get(place.name, {}).items():
-                    version = delta.latest_version(place.uri)
-                    record = {**commit, "inputs": {place.name: version}}
-                    _rewrite_day(session, place, day, paths, people, record)
-                log.info("%s: %d rows erased", place.name, removed.get(place.name, 0))
+        for place in self.places:
+            if place.name == "vocabulary":
+                rows = vocabulary.forget(place.uri, "user_id", people.users, commit["run_id"])
+                removed |= {place.name: rows} if rows else {}
+            for day, (paths, _) in work.get(place.name, {}).items():
+                version = delta.latest_version(place.uri)
+                record = {**commit, "inputs": {place.name: version}}
+                _rewrite_day(place, day, paths, people, record)
+            log.info("%s: %d rows erased", place.name, removed.get(place.name, 0))
         return removed
 
     def delete_history(
@@ -233,25 +217,10 @@ def _days_with(place: _Place, people: People) -> dict[str, tuple[list[str], int]
     return found
 
 
-def _is_scores(name: str) -> bool:
-    return name.startswith("teacher_scores/") or name == USER_EMBEDDINGS
-
-
 def _rewrite_day(
-    spark: SparkSession | None,
-    place: _Place,
-    day: str,
-    paths: list[str],
-    people: People,
-    commit: dict[str, Any],
+    place: _Place, day: str, paths: list[str], people: People, commit: dict[str, Any]
 ) -> None:
-    from jobs.spark.compaction import day_rows
-    from jobs.spark.tables import digest_by_day, write_folder
-
-    if _is_scores(place.name):
-        _rewrite_scores(place, day, paths, people, commit)
-        return
-    folder = write_folder(place.uri, commit["run_id"])
+    folder = delta.write_folder(place.uri, commit["run_id"])
     files = []
     for number, path in enumerate(paths):
         target = folder / f"day={day}" / f"part-{number:05d}.parquet"
@@ -260,28 +229,12 @@ def _rewrite_day(
     if not files:
         _drop(place, day, paths, commit)
         return
-    assert spark is not None, "a day that Spark wrote has a digest that Spark takes"
-    rows = day_rows(spark, place.uri, files)
-    num_rows, digest = digest_by_day(rows)[date.fromisoformat(day)]
-    record = delta.PartitionCommit(day=day, digest=digest, rows=num_rows, files=files, **commit)
+    found = reduce(add, (file_sums(place.path(path)) for path in files))
+    record = delta.PartitionCommit(
+        day=day, digest=found.digest, rows=found.rows, files=files, **commit
+    )
     schema = _schema_of(place.path(files[0]))
     delta.replace_day(place.uri, schema, record, paths)
-
-
-def _rewrite_scores(
-    place: _Place, day: str, paths: list[str], people: People, commit: dict[str, Any]
-) -> None:
-    """Scores and vectors lie in one file a day, and their digest goes by the order of its rows."""
-    (path,) = paths
-    with pq.ParquetFile(place.path(path)) as file:
-        (batch,) = file.read().combine_chunks().to_batches()
-    kept = pa.table(batch.filter(pc.invert(place.rows.of(batch, people))))
-    if kept.num_rows == 0:
-        _drop(place, day, paths, commit)
-        return
-    is_embedding = place.name == USER_EMBEDDINGS
-    order = EMBEDDING_ORDER if is_embedding else ["event_ts", "impression_id"]
-    delta.write_arrow_day(place.uri, kept, date.fromisoformat(day), order, commit)
 
 
 def _drop(place: _Place, day: str, paths: list[str], commit: dict[str, Any]) -> None:

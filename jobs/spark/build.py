@@ -14,7 +14,8 @@ from jobs.emptied import drop_days, may_be_empty
 from jobs.errors import ConfigError
 from jobs.feeds import AttributesFeed, attribute_table
 from jobs.spark.attributes import with_attributes
-from jobs.spark.columns import ColumnsFunction, map_columns, write_columns
+from jobs.spark.columns import write_columns
+from jobs.spark.scans import ColumnsFunction, map_columns
 from jobs.spark.tables import TableWrite, read_table, write_days
 from validation import tables
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import delta
-from jobs.spark.tables import digest_by_day, files_by_day, write_folder
+from jobs.spark.tables import digest_by_day, files_by_day
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -40,7 +40,7 @@ def compact_day(
 
     day = date.fromisoformat(commit.day)
     rows = day_rows(spark, uri, commit.files)
-    folder = write_folder(uri, name)
+    folder = delta.write_folder(uri, name)
     try:
         (
             clustered(rows, num_files)
@@ -50,7 +50,7 @@ def compact_day(
             .parquet(str(folder))
         )
         files = files_by_day(folder, Path(uri))[day]
-        found = digest_by_day(day_rows(spark, uri, files))[day]
+        found = digest_by_day(spark, uri, {day: files})[day]
         assert found == (commit.rows, commit.digest), (
             f"{uri}: {commit.day} is recorded with digest {commit.digest} and "
             f"{commit.rows} rows; rewritten it has {found}"

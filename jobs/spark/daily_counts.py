@@ -23,7 +23,7 @@ from jobs.spark.histories import day_numbers, micros, number_of
 from validation import tables
 
 if TYPE_CHECKING:
-    from jobs.spark.columns import ColumnsFunction
+    from jobs.spark.scans import ColumnsFunction
 
 
 def packed_events(

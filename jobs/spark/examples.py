@@ -23,10 +23,10 @@ from jobs import delta
 from jobs.contract import BASE_FEATURE_COLUMNS, LogContract
 from jobs.parquet_files import files_dataset
 from jobs.spark.buckets import by_day, chunks, each_bucket
-from jobs.spark.columns import ColumnsFunction, scan_days
 from jobs.spark.counting import Counting
 from jobs.spark.history_ends import ENDS
 from jobs.spark.impression_counts import bucket_rows, count_columns
+from jobs.spark.scans import ColumnsFunction, scan_days
 from validation import tables
 
 if TYPE_CHECKING:

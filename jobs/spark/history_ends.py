@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.spark.buckets import chunks, each_bucket, gathered, scattered
-from jobs.spark.columns import ColumnsFunction
 from jobs.spark.histories import day_numbers, micros, user_day
+from jobs.spark.scans import ColumnsFunction
 from jobs.spark.searching import num_before
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from jobs import delta
+from jobs.digests import RowSums, file_sums
 from jobs.errors import ConfigError
+from jobs.spark.scans import shuffle_partitions
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
 
@@ -67,11 +69,6 @@ def read_table(
     )
 
 
-def shuffle_partitions(spark: SparkSession) -> int:
-    """Partitions of a shuffle, as the session is set."""
-    return int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
-
-
 def write_days(
     df: DataFrame,
     uri: str,
@@ -108,7 +105,7 @@ def write_days(
     from pyspark.sql import functions as F
 
     before = delta.open_table(uri)
-    folder = write_folder(uri, commit["run_id"])
+    folder = delta.write_folder(uri, commit["run_id"])
     keys = (
         [F.col("day")]
         if files_per_day == 1
@@ -161,11 +158,7 @@ def replace_days(
     )
     if expected is None:
         expected = delta.paths_by_day(before)
-    digests = {}
-    if files:
-        paths = [f"{uri}/{path}" for written in files.values() for path in written]
-        written = spark.read.schema(schema).option("basePath", str(folder)).parquet(*paths)
-        digests = digest_by_day(written.select(*schema.fieldNames()))
+    digests = digest_by_day(spark, uri, files) if files else {}
     columns = to_arrow_schema(schema, timezone="UTC")
     held = delta.live_commits(before)
     changed: list[date] = []
@@ -190,56 +183,34 @@ def replace_days(
     )
 
 
-def digest_by_day(df: DataFrame) -> dict[date, tuple[int, str]]:
-    """(rows, digest) of each day: a sum of row hashes, so neither order nor files matter."""
-    from pyspark.sql import functions as F
+def digest_by_day(
+    spark: SparkSession, uri: str, files: Mapping[date, Sequence[str]]
+) -> dict[date, tuple[int, str]]:
+    """(rows, digest) of days, by `jobs.digests`.
 
-    values = _hashed_values(df)
-    sums = [_hash_sum(F.xxhash64(F.lit(salt), *values)) for salt in (1, 2)]
-    rows = df.groupBy("day").agg(F.count(F.lit(1)), *sums).collect()
-    return {row[0]: (row[1], f"{row[1]:x}-{int(row[2]):x}-{int(row[3]):x}") for row in rows}
-
-
-def _hashed_values(df: DataFrame) -> list[Column]:
-    """What is hashed of a row: its values, and where they are missing or end.
-
-    The hash passes over nulls and over the borders of arrays, so that without these a value that
-    moved to the next column or array would leave it as it was.
+    Args:
+        spark: Session.
+        uri: Table.
+        files: The days' files, relative to the table.
     """
-    from pyspark.sql import functions as F
+    of = [(day, f"{uri}/{path}") for day, paths in sorted(files.items()) for path in paths]
+    parts = min(len(of), shuffle_partitions(spark))
 
-    names = sorted(name for name in df.columns if name != "day")
-    arrays = [name for name, kind in df.dtypes if kind.startswith("array") and name != "day"]
-    missing = F.array(*[F.isnull(name) for name in names])
-    lengths = [F.size(name) for name in arrays]
-    gaps = [F.transform(name, F.isnull) for name in arrays]
-    return [*[F.col(name) for name in names], missing, *lengths, *gaps]
+    def add(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        numbers = [number for batch in batches for number in batch.column("id").to_pylist()]
+        found = [(day, file_sums(path)) for n in numbers for day, path in of[n::parts]]
+        columns = [
+            pa.array([day for day, _ in found], pa.date32()),
+            *[pa.array([str(s[i]) for _, s in found], pa.string()) for i in range(3)],
+        ]
+        yield pa.RecordBatch.from_arrays(columns, names=["day", "rows", "low", "high"])
 
-
-def _hash_sum(hashed: Column) -> Column:
-    from pyspark.sql import functions as F
-
-    # Split so that neither sum can overflow a long before 2^31 rows of one day.
-    low = F.sum(hashed.bitwiseAND(F.lit(0xFFFFFFFF)))
-    high = F.sum(F.shiftrightunsigned(hashed, 32))
-    return (high.cast("decimal(38,0)") * F.lit(1 << 32).cast("decimal(20,0)") + low).cast(
-        "decimal(38,0)"
-    )
-
-
-def write_folder(uri: str, run_id: str) -> Path:
-    """A new folder for this write: the run's, numbered where a retry wrote before."""
-    attempt = 0
-    while True:
-        name = f"{run_id}-{attempt}" if attempt else run_id
-        folder = Path(uri) / "data" / f"run={name}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            attempt += 1
-        else:
-            return folder
+    tasks = spark.range(0, parts, 1, parts)
+    schema = "day date, rows string, low string, high string"
+    sums: dict[date, RowSums] = {}
+    for day, *told in tasks.mapInArrow(add, schema).collect():
+        sums[day] = sums.get(day, RowSums()) + RowSums(*map(int, told))
+    return {day: (found.rows, found.digest) for day, found in sums.items()}
 
 
 def files_by_day(path: Path, root: Path) -> dict[date, list[str]]:

@@ -18,8 +18,8 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from jobs.spark.buckets import each_bucket, gathered
-from jobs.spark.columns import ColumnsFunction
 from jobs.spark.histories import Cut, bucket_timelines
+from jobs.spark.scans import ColumnsFunction
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from jobs import delta
 from jobs.config import Resources
-from jobs.spark.compaction import compact_day, day_rows
+from jobs.spark.compaction import compact_day
 from jobs.spark.session import spark_session
 from jobs.spark.tables import digest_by_day, read_table
 from tests.bench.harness import compared, report, rounds, samples
@@ -130,7 +130,7 @@ def late_overwrite(folder: Path, rows: pa.Table) -> None:
 
 
 def fragmented_day(spark: SparkSession, uri: str, rows: pa.Table, day: date) -> None:
-    """A day in 20 files, recorded with the digest that Spark takes."""
+    """A day in 20 files."""
     paths = []
     for n in range(20):
         path = f"data/run=small/day={day}/{n}.parquet"
@@ -138,7 +138,7 @@ def fragmented_day(spark: SparkSession, uri: str, rows: pa.Table, day: date) -> 
         part = rows.take(pa.array(np.arange(n, rows.num_rows, 20)))
         pq.write_table(part, Path(uri) / path, compression="zstd")
         paths.append(path)
-    num_rows, digest = digest_by_day(day_rows(spark, uri, paths))[day]
+    num_rows, digest = digest_by_day(spark, uri, {day: paths})[day]
     record = delta.PartitionCommit(
         day=day.isoformat(), digest=digest, rows=num_rows, files=paths, **COMMIT
     )

@@ -25,6 +25,7 @@ from pyarrow import dataset
 from pyspark.sql import SparkSession
 
 from jobs.config import Resources
+from jobs.digests import rows_digest
 from jobs.spark.histories import Cut
 from jobs.spark.session import spark_session
 from tests.bench import harness
@@ -137,29 +138,15 @@ def _histories(home: Path, log: EventLog, cut: Cut) -> Histories:
 
 def _digest(work: Histories, arm: str) -> str:
     parts = []
-    for name, order in (("timelines", ["user_id", "day"]), ("ends", ["impression_id"])):
+    for name in ("timelines", "ends"):
         rows = _rows(work.out / f"{arm}_{name}")
-        rows = rows.select(sorted(rows.column_names)).cast(_plain(rows.schema))
-        parts.append(harness.digest(rows, order))
+        parts += [*sorted(rows.column_names), rows_digest(rows)]
     return "-".join(parts)
 
 
 def _rows(path: Path) -> pa.Table:
     days = dataset.partitioning(pa.schema([("day", pa.date32())]), flavor="hive")
     return dataset.dataset(path, partitioning=days).to_table()
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """One type for what engines write in several: times, dictionaries, nullability."""
-
-    def plain(kind: pa.DataType) -> pa.DataType:
-        if pa.types.is_list(kind):
-            return pa.list_(plain(kind.value_type))
-        if pa.types.is_dictionary(kind):
-            return kind.value_type
-        return pa.timestamp("us", "UTC") if pa.types.is_timestamp(kind) else kind
-
-    return pa.schema([(f.name, plain(f.type)) for f in sorted(schema, key=lambda f: f.name)])
 
 
 if __name__ == "__main__":

@@ -22,14 +22,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow as pa
 
-from jobs.digests import arrow_digest
 from jobs.memory import PeakMemory
 from tests.bench.ratios import ratio
 
 LIBRARIES = ("pyspark", "duckdb", "pyarrow", "numpy", "deltalake")
-_ROWS_PER_DIGEST = 5_000
 
 
 @dataclass(frozen=True)
@@ -108,22 +105,6 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """Slope of the line through log seconds over log size: 1 where time grows with size."""
     return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 3)
-
-
-def digest(rows: pa.Table, order: Sequence[str]) -> str:
-    """Hash of a table's rows, whatever their order was.
-
-    Args:
-        rows: Rows.
-        order: Columns that tell every row from every other.
-    """
-    places = rows.select(list(order)).append_column("row", pa.array(np.arange(rows.num_rows)))
-    places = places.sort_by([(name, "ascending") for name in order])["row"]
-    parts = [
-        arrow_digest(rows.take(places.slice(low, _ROWS_PER_DIGEST)))
-        for low in range(0, rows.num_rows, _ROWS_PER_DIGEST)
-    ]
-    return arrow_digest(pa.table({"part": pa.array(parts, pa.string())}))
 
 
 def require_equal(digests: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs.build_timelines import DIFFERENCES
 from jobs.config import days_between
 from jobs.spark.buckets import PACKED, num_buckets
-from jobs.spark.columns import map_columns, map_files, write_files
+from jobs.spark.columns import write_files
 from jobs.spark.histories import (
     DAY_FACTOR,
     HISTORY_COLUMNS,
@@ -35,7 +35,7 @@ from jobs.spark.history_ends import (
     packed_shown,
     packed_timelines,
 )
-from jobs.spark.tables import shuffle_partitions
+from jobs.spark.scans import map_columns, map_files, shuffle_partitions
 from jobs.spark.timelines import packed_histories, timeline_batches
 from validation import tables
 

@@ -29,7 +29,6 @@ from jobs.delta import (
     read_days,
     write_arrow_day,
 )
-from jobs.digests import arrow_digest
 from jobs.errors import ConfigError
 from jobs.parquet_files import parquet_statistics
 from tests.jobs.samples import COMMIT
@@ -367,51 +366,3 @@ def test_statistics_count_rows_and_the_nulls_of_flat_columns(tmp_path):
         "numRecords": 3,
         "nullCount": {"real": 1, "gone": 3, "kept": 0},
     }
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    values=st.lists(
-        st.tuples(
-            st.none() | st.integers(0, 9),
-            st.none() | st.text(max_size=3),
-            st.none() | st.booleans(),
-            st.none() | st.lists(st.none() | st.integers(0, 9), max_size=2),
-        ),
-        min_size=1,
-        max_size=6,
-    ),
-    data=st.data(),
-)
-def test_a_digest_is_of_the_values_not_of_how_they_lie_in_memory(values, data):
-    schema = pa.schema(
-        [("a", pa.int64()), ("b", pa.string()), ("c", pa.bool_()), ("d", pa.list_(pa.int64()))]
-    )
-    rows = [dict(zip("abcd", row, strict=True)) for row in values]
-    whole = pa.Table.from_pylist(rows, schema=schema)
-    cut = data.draw(st.integers(0, len(rows)))
-    pieces = pa.concat_tables([whole.slice(0, cut), whole.slice(cut)])
-    inside = pa.concat_tables([whole, whole, whole]).combine_chunks().slice(len(rows), len(rows))
-    masked = whole.filter(pa.array([True] * len(rows)))
-    assert arrow_digest(pieces) == arrow_digest(whole)
-    assert arrow_digest(inside) == arrow_digest(whole)
-    assert arrow_digest(masked) == arrow_digest(whole)
-    assert arrow_digest(whole.replace_schema_metadata({"k": "v"})) == arrow_digest(whole)
-    for made in (pieces, inside, masked):
-        by_value = made.sort_by([("a", "ascending"), ("b", "ascending")]).combine_chunks()
-        assert arrow_digest(by_value, is_taken=True) == arrow_digest(by_value)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        pa.table({"key": ["a", "b", "c"], "value": [1, None, 4]}),
-        pa.table({"key": ["a", "b", "c"], "value": [1, 0, 3]}),
-        pa.table({"key": ["a", "b", "c"], "values": [1, None, 3]}),
-        pa.table({"key": ["a", "b", "c"], "value": pa.array([1, None, 3], pa.int32())}),
-        ROWS.slice(0, 2),
-    ],
-    ids=["value", "null", "name", "type", "rows"],
-)
-def test_a_digest_changes_with(other):
-    assert arrow_digest(other) != arrow_digest(ROWS)

@@ -27,10 +27,10 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def erase(spark, root):
+def erase(root):
     """Erase ann; what is told."""
     home = str(root.parent.parent)
-    return lambda *users: erase_users.run(recipe(), home, list(users or ["ann"]), spark=spark)
+    return lambda *users: erase_users.run(recipe(), home, list(users or ["ann"]))
 
 
 @pytest.fixture

@@ -123,11 +123,11 @@ def test_a_day_compacted_while_somebody_replaces_it_stays_as_they_left_it(
     fragmented(spark, uri)
     digest_by_day = compaction.digest_by_day
 
-    def overtaken(df):
+    def overtaken(*given):
         other = frame(spark, SCHEMA, ("new", utc(1), 9.0, ONE))
         newer = {**COMMIT, "run_id": "newer"}
         write_days(other, uri, days=[ONE], order=["user_id"], commit=newer)
-        return digest_by_day(df)
+        return digest_by_day(*given)
 
     monkeypatch.setattr(compaction, "digest_by_day", overtaken)
     told = maintain(timedelta(0))

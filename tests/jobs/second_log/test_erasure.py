@@ -49,10 +49,10 @@ def before(settings, whole, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def erased(spark, before, pinned):
+def erased(before, pinned):
     """Configuration and summary of an erasure of ann that left what a model was trained on."""
     config, _ = before
-    return config, erase_users.run(config, config.home, ["ann", ""], spark=spark)
+    return config, erase_users.run(config, config.home, ["ann", ""])
 
 
 def rows_of(config, name):

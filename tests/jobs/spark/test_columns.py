@@ -11,7 +11,8 @@ from deltalake import DeltaTable
 
 from jobs import delta
 from jobs.spark import columns
-from jobs.spark.columns import map_columns, write_columns
+from jobs.spark.columns import write_columns
+from jobs.spark.scans import map_columns
 from jobs.spark.tables import read_table, write_days
 from tests.jobs.samples import COMMIT
 from tests.jobs.spark.frames import frame, utc

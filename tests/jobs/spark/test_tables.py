@@ -10,7 +10,7 @@ from jobs import delta
 from jobs.delta import StaleSnapshot
 from jobs.errors import ConfigError
 from jobs.spark import tables
-from jobs.spark.tables import digest_by_day, read_table, write_days
+from jobs.spark.tables import read_table, write_days
 from tests.jobs.samples import COMMIT
 from tests.jobs.spark.frames import by, frame, listed, utc
 
@@ -125,10 +125,10 @@ def test_a_writer_that_began_earlier_cannot_undo_a_later_one(spark, rows, uri, m
     newer = frame(spark, SCHEMA, *ROWS[:1])
     digest = tables.digest_by_day
 
-    def overtaken(df):
+    def overtaken(*given):
         monkeypatch.setattr(tables, "digest_by_day", digest)
         write(newer, uri)
-        return digest(df)
+        return digest(*given)
 
     monkeypatch.setattr(tables, "digest_by_day", overtaken)
     with pytest.raises(StaleSnapshot, match="features: another writer replaced 2024-03-01"):
@@ -159,12 +159,6 @@ def test_a_new_column_is_null_in_the_days_before_it(spark, uri):
     assert by(read_table(spark, uri), "key", "extra") == {"a": None, "b": 1}
 
 
-def test_the_digest_is_the_same_however_the_rows_are_split(rows):
-    digests = [digest_by_day(rows.repartition(n)) for n in (1, 7)]
-    assert digests[0] == digests[1]
-    assert {day: rows for day, (rows, _) in digests[0].items()} == {ONE: 3, TWO: 2}
-
-
 def test_a_day_may_lie_in_several_files(spark, rows, uri):
     one = write(rows, uri)
     DeltaTable(uri).delete()
@@ -172,31 +166,6 @@ def test_a_day_may_lie_in_several_files(spark, rows, uri):
     assert several.digests == one.digests
     assert len(delta.day_files(DeltaTable(uri))) > 2
     assert read_table(spark, uri).count() == 5
-
-
-@pytest.mark.parametrize(
-    ("schema", "one", "other"),
-    [
-        ("a double, b double", (0.5, None), (None, 0.5)),
-        ("a array<int>, b array<int>", ([1], [2]), ([1, 2], [])),
-        ("a array<int>, b array<int>", ([1], None), ([1], [])),
-        ("a array<int>, b int", ([1, None], 1), ([None, 1], 1)),
-        ("a string, b string", ("", None), (None, "")),
-        ("a boolean, b int", (False, 1), (None, 1)),
-    ],
-    ids=["moved", "array border", "empty array", "gap in array", "empty text", "false"],
-)
-def test_a_digest_sees_where_values_are_missing(spark, schema, one, other):
-    frames = [frame(spark, f"{schema}, day date", (*values, ONE)) for values in (one, other)]
-    digests = [digest_by_day(df)[ONE] for df in frames]
-    assert digests[0] != digests[1]
-
-
-def test_a_digest_counts_copies_of_a_row(spark):
-    once = digest_by_day(frame(spark, "a int, day date", (1, ONE)))[ONE]
-    thrice = digest_by_day(frame(spark, "a int, day date", *[(1, ONE)] * 3))[ONE]
-    assert (once[0], thrice[0]) == (1, 3)
-    assert once[1] != thrice[1]
 
 
 def test_rows_lie_sorted_within_a_file(spark, uri):
