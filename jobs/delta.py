@@ -13,6 +13,8 @@ import difflib
 import json
 import os
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -264,7 +266,11 @@ def carry_records(uri: str) -> int:
 
 
 def replace_day(
-    uri: str, schema: pa.Schema, commit: PartitionCommit, expected: Collection[str]
+    uri: str,
+    schema: pa.Schema,
+    commit: PartitionCommit,
+    expected: Collection[str],
+    table: DeltaTable | None = None,
 ) -> int:
     """Make files the content of one day, in one commit.
 
@@ -276,6 +282,7 @@ def replace_day(
         schema: Columns of the table, `day` included.
         commit: The day, its files (already written below the table) and what they came from.
         expected: The day's files when the replacement was begun; none for a new day.
+        table: The table, where it is open already; it is at the new version afterwards.
 
     Returns:
         The table's new version.
@@ -286,7 +293,7 @@ def replace_day(
     """
     assert commit.rows > 0, "an empty write never replaces a partition"
     adds = [add_action(uri, path, {"day": commit.day}) for path in commit.files]
-    return _swap_day(uri, schema, commit, adds, expected)
+    return _swap_day(uri, schema, commit, adds, expected, table)
 
 
 def drop_day(uri: str, commit: PartitionCommit, expected: Collection[str]) -> int:
@@ -303,7 +310,7 @@ def drop_day(uri: str, commit: PartitionCommit, expected: Collection[str]) -> in
     assert commit.rows == 0 and not commit.files, "a dropped day holds nothing"
     table = open_table(uri)
     assert table is not None, "only a table has days"
-    return _swap_day(uri, pa.schema(table.schema()), commit, [], expected)
+    return _swap_day(uri, pa.schema(table.schema()), commit, [], expected, table)
 
 
 def _swap_day(
@@ -312,13 +319,15 @@ def _swap_day(
     commit: PartitionCommit,
     adds: Sequence[AddAction],
     expected: Collection[str],
+    table: DeltaTable | None,
 ) -> int:
     properties = CommitProperties(
         custom_metadata={METADATA_KEY: json.dumps(asdict(commit))}, max_commit_retries=0
     )
     lost: DeltaError | None = None
     for _ in range(_MAX_ATTEMPTS):
-        table = open_table(uri)
+        if table is None or lost is not None:
+            table = open_table(uri)
         if paths_by_day(table).get(commit.day, set()) != set(expected):
             raise StaleSnapshot(
                 f"{Path(uri).name}: another writer replaced {commit.day} meanwhile; nothing was "
@@ -406,24 +415,31 @@ def write_arrow_day(
         The new version (None if nothing changed) and the commit that holds the day.
     """
     assert rows.num_rows > 0, "an empty write never replaces a partition"
-    table = open_table(uri)
     rows = rows.sort_by([(name, "ascending") for name in order]).combine_chunks()
-    digest = rows_digest(rows)
-    held = live_commits(table).get(day)
+    folder = f"data/run={commit['run_id']}/day={day.isoformat()}"
+    partial = Path(uri) / folder / f"{os.getpid()}-{os.urandom(4).hex()}.partial"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as beside:
+        # Hardly any write is in vain, and it takes longer than to find out.
+        written = beside.submit(pq.write_table, rows, partial, compression="zstd")
+        table = open_table(uri)
+        held = live_commits(table).get(day)
+        digest = rows_digest(rows)
+    written.result()
     if held is not None and holds(uri, held, digest):
+        partial.unlink()
+        for empty in (partial.parent, partial.parent.parent):
+            with suppress(OSError):
+                empty.rmdir()
         return None, held
-    path = f"data/run={commit['run_id']}/day={day.isoformat()}/{digest}.parquet"
-    target = Path(uri) / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.partial")
-    pq.write_table(rows, partial, compression="zstd")
-    partial.replace(target)
+    path = f"{folder}/{digest}.parquet"
+    partial.replace(Path(uri) / path)
     record = PartitionCommit(
         day=day.isoformat(), digest=digest, rows=rows.num_rows, files=[path], **commit
     )
     schema = rows.schema.append(pa.field("day", pa.date32()))
     expected = paths_by_day(table).get(day.isoformat(), set())
-    return replace_day(uri, schema, record, expected), record
+    return replace_day(uri, schema, record, expected, table), record
 
 
 def write_folder(uri: str, run_id: str) -> Path:

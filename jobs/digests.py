@@ -20,7 +20,10 @@ _ROWS_PER_BATCH = 16_384
 """So that what is worked on stays in the processor's caches."""
 _LISTS_PER_BATCH = 1_024
 """The same where a row may hold thousands of values."""
+_PEEK = 256
+"""Values that are looked at to tell whether there are few different ones."""
 _BYTES = (
+    pa.types.is_dictionary,
     pa.types.is_string,
     pa.types.is_large_string,
     pa.types.is_binary,
@@ -94,10 +97,8 @@ def _hashes(column: pa.Array) -> np.ndarray:
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _list_hashes(column)
-    if pa.types.is_dictionary(kind):
-        return _text_hashes(column)
     if any(test(kind) for test in _BYTES):
-        return _text_hashes(column.dictionary_encode())
+        return _bytes_hashes(column)
     if pa.types.is_floating(kind):
         values = column.cast(pa.float64()).fill_null(0).to_numpy() + 0.0  # No zero below zero.
         return np.where(np.isnan(values), np.nan, values).view(np.uint64)
@@ -110,30 +111,50 @@ def _hashes(column: pa.Array) -> np.ndarray:
     return column.cast(pa.int64()).fill_null(0).to_numpy().view(np.uint64)
 
 
-def _text_hashes(column: pa.DictionaryArray) -> np.ndarray:
-    from pandas import util
+def _bytes_hashes(column: pa.Array) -> np.ndarray:
+    """Of texts and bytes; of each value once where they are few."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.binary())
+        if len(column.slice(0, _PEEK).unique()) * 2 > min(len(column), _PEEK):
+            return _word_hashes(column)
+        column = column.dictionary_encode()
+    hashed = np.append(_word_hashes(column.dictionary.cast(pa.binary())), np.uint64(0))
+    return hashed[column.indices.fill_null(len(column.dictionary)).to_numpy()]
 
-    texts = column.dictionary.to_numpy(zero_copy_only=False).astype(object)
-    of_text: np.ndarray = util.hash_array(  # pyright: ignore[reportAssignmentType]
-        texts,
-        categorize=False,  # pyright: ignore[reportCallIssue]
-    )
-    hashed = np.append(of_text, np.uint64(0))
-    return hashed[column.indices.fill_null(len(texts)).to_numpy()]
+
+def _word_hashes(column: pa.BinaryArray) -> np.ndarray:
+    """A value is the sum of its words of eight bytes, each mixed with its place, and its length."""
+    _, offsets, values = column.buffers()
+    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    lengths = np.diff(ends)
+    stored = np.frombuffer(values or b"", np.uint8)[ends[0] : ends[-1]]
+    num_words = (lengths + 7) >> 3
+    up_to = np.concatenate([[0], np.cumsum(num_words)])
+    # Every value begins a word, and zeros fill its last one.
+    moved = up_to[:-1] * 8 - (ends[:-1] - ends[0])
+    padded = np.zeros(int(up_to[-1]) * 8, np.uint8)
+    padded[np.arange(len(stored)) + np.repeat(moved, lengths)] = stored
+    return _run_sums(padded.view(np.uint64), up_to) + _mixed(lengths.astype(np.uint64))
+
+
+def _run_sums(numbers: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Sums of runs of numbers, each number mixed with its place in its run."""
+    place = np.arange(len(numbers)) - np.repeat(ends[:-1], np.diff(ends))
+    hashed = _mixed(numbers + (place.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    up_to = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashed, dtype=np.uint64)])
+    return up_to[ends[1:]] - up_to[ends[:-1]]
 
 
 def _list_hashes(column: pa.ListArray) -> np.ndarray:
     """A list is the sum of its values, each mixed with its place, and of its length."""
     offsets = column.offsets.to_numpy()
-    lengths = np.diff(offsets)
-    values = column.values.slice(offsets[0], offsets[-1] - offsets[0])
-    place = np.arange(len(values)) - np.repeat(offsets[:-1] - offsets[0], lengths)
-    hashed = _mixed(_hashes(values) + (place.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-    if values.null_count:
-        hashed[values.is_null().to_numpy(zero_copy_only=False)] = 0
-    up_to = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashed, dtype=np.uint64)])
     ends = offsets - offsets[0]
-    return up_to[ends[1:]] - up_to[ends[:-1]] + _mixed(lengths.astype(np.uint64))
+    values = column.values.slice(offsets[0], ends[-1])
+    hashed = _hashes(values)
+    if values.null_count:
+        # Any number that no value is likely to have.
+        hashed = np.where(values.is_null().to_numpy(zero_copy_only=False), _GOLDEN, hashed)
+    return _run_sums(hashed, ends) + _mixed(np.diff(ends).astype(np.uint64))
 
 
 @cache

@@ -171,7 +171,7 @@ def replace_days(
         record = delta.PartitionCommit(
             day=day.isoformat(), digest=digest, rows=rows, files=files[day], **own
         )
-        delta.replace_day(uri, columns, record, expected.get(day.isoformat(), ()))
+        delta.replace_day(uri, columns, record, expected.get(day.isoformat(), ()), before)
         changed.append(day)
     if not changed:
         shutil.rmtree(folder)

@@ -97,9 +97,10 @@ def commit_costs(folder: Path, rows: pa.Table, pairs: int) -> None:
         record = delta.PartitionCommit(
             day=DAYS[0].isoformat(), digest="", rows=values.num_rows, files=[path], **COMMIT
         )
-        held = delta.paths_by_day(delta.open_table(uri))[DAYS[0].isoformat()]
+        table = delta.open_table(uri)
+        held = delta.paths_by_day(table)[DAYS[0].isoformat()]
         schema = values.schema.append(pa.field("day", pa.date32()))
-        delta.replace_day(uri, schema, record, held)
+        delta.replace_day(uri, schema, record, held, table)
 
     plain(-1), commit(-1), commit_alone(-1)
     compare("delta_commit_over_parquet", {"parquet": plain, "delta": commit_alone}, pairs, 1.3)
