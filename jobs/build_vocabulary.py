@@ -10,20 +10,21 @@ evicts; a repeat changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import date, timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
 from jobs import delta
 from jobs.command import JobSummary, log, main
 from jobs.config import RunConfig, day_of, days_between
 from jobs.spark.build import Build
+from jobs.spark.seen_values import SEEN, seen_values
 from jobs.spark.session import spark_session
 from jobs.vocabulary import EVENT_TYPE, admit, fields
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
 
 
 def run(config: RunConfig) -> JobSummary:
@@ -40,17 +41,17 @@ def build(config: RunConfig, spark: SparkSession) -> JobSummary:
     first = config.plan.day - timedelta(days=config.windows.bootstrap_days)
     lately = eviction_days(config)
     days = days_between(min([first, *lately.values()]), config.plan.day)
-    cut_off = F.lit(config.plan.gate_start)
-    examples = tables.read("examples", days).where(F.col("known_ts") < cut_off)
-    events = tables.read("events", days).where(F.col("known_ts") < cut_off)
-    events = events.where(F.col("event_type").isin(config.contract.timeline_event_types))
     features = config.contract.features
-    of_events = {"ad_id": "item_id", "surface": "surface", EVENT_TYPE: EVENT_TYPE}
-    values = _values(examples, {name: name for name in features.categorical}, features.bags)
-    values = values.unionByName(_values(events, of_events))
-    counted = F.count_if(F.col("day") >= F.lit(first)).alias("count")
-    seen = values.where(F.col("value").isNotNull()).groupBy("field", "value")
-    rows = seen.agg(counted, F.max("day").alias("last_day")).toArrow().to_pylist()
+    examples = {name: name for name in features.categorical}
+    events = {"ad_id": "item_id", "surface": "surface", EVENT_TYPE: EVENT_TYPE}
+    types = {EVENT_TYPE: config.contract.timeline_event_types}
+    values = _seen(tables, "examples", days, examples, features.bags, {})
+    values = values.unionByName(_seen(tables, "events", days, events, [], types))
+    counted = F.sum(F.when(F.col("day") >= F.lit(first), F.col("num")).otherwise(0))
+    rows = values.groupBy("field", "value").agg(
+        counted.alias("count"), F.max("day").alias("last_day")
+    )
+    rows = rows.toArrow().to_pylist()
     seen_lately = {
         field: {r["value"] for r in rows if r["field"] == field and r["last_day"] >= since}
         for field, since in lately.items()
@@ -90,25 +91,23 @@ def eviction_days(config: RunConfig) -> dict[str, date]:
     return found
 
 
-def _values(rows: DataFrame, columns: Mapping[str, str], bags: Iterable[str] = ()) -> DataFrame:
-    """Every value that a row has, with its field and the row's day.
+def _seen(
+    tables: Build,
+    table: str,
+    days: list[date],
+    columns: Mapping[str, str],
+    bags: Collection[str],
+    within: Mapping[str, Collection[str]],
+) -> DataFrame:
+    """Values of a table's rows that were known before the gate window, as `seen_values` counts."""
+    cut_off = tables.config.plan.gate_start
+    tables.require_any(table)
 
-    Args:
-        rows: Examples or events.
-        columns: Their columns by field.
-        bags: Columns of several values, fields themselves; a value counts once for a row.
-    """
-    from pyspark.sql import functions as F
+    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return seen_values(batches, columns, bags, cut_off, within)
 
-    def pair(field: str, value: Column) -> Column:
-        return F.struct(F.lit(field).alias("field"), value.cast("string").alias("value"))
-
-    # One pass over the rows for all fields: a pass each takes longer.
-    found = [F.array(*[pair(field, F.col(column)) for field, column in columns.items()])]
-    for bag in bags:
-        held = F.coalesce(F.col(bag), F.array().cast("array<string>"))
-        found.append(F.transform(F.array_distinct(held), partial(pair, bag)))
-    return rows.select("day", F.explode(F.concat(*found)).alias("pair")).select("day", "pair.*")
+    read = [*dict.fromkeys([*columns.values(), *bags, *within, "known_ts", "day"])]
+    return tables.map_columns(table, days, read, count, SEEN)
 
 
 if __name__ == "__main__":

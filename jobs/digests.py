@@ -70,6 +70,15 @@ def _batch_size(schema: pa.Schema) -> int:
     return _LISTS_PER_BATCH if has_lists else _ROWS_PER_BATCH
 
 
+def text_hashes(texts: pa.Array) -> np.ndarray:
+    """A number per text, uint64, for ever the same.
+
+    Args:
+        texts: None is null.
+    """
+    return _mixed(_word_hashes(texts.cast(pa.binary())))
+
+
 def _total(batches: Iterable[pa.RecordBatch]) -> RowSums:
     total = RowSums()
     for batch in batches:

@@ -9,7 +9,6 @@ rows where there were millions of events.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from jobs.digests import text_hashes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -64,9 +65,8 @@ def scattered(
         `bucket` and `packed`: rows as an Arrow stream.
     """
     values = rows[on].combine_chunks()
-    of_value = [zlib.crc32(text.encode()) % buckets for text in values.dictionary.to_pylist()]
     # Small numbers are sorted in linear time.
-    of_value = np.array(of_value, np.uint16)
+    of_value = (text_hashes(values.dictionary) % np.uint64(buckets)).astype(np.uint16)
     by_bucket = np.argsort(of_value, kind="stable")
     ends = np.cumsum(np.bincount(of_value, minlength=buckets))
     starts = ends - np.diff(ends, prepend=0)

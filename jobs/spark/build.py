@@ -108,6 +108,15 @@ class Build:
                 f"{holes[0]}), then this job again"
             )
 
+    def require_any(self, table: str) -> None:
+        """Refuse to take a table that was never written for one without rows.
+
+        Raises:
+            ConfigError: No such table.
+        """
+        if self.version(table) is None:
+            raise ConfigError(f"{table}: no such table yet; run the job that writes it first")
+
     def impressions(self, shown: Sequence[date] | None = None) -> DataFrame:
         """Impressions shown on touched days (all of them if None), whenever they arrived."""
         from pyspark.sql import functions as F
