@@ -93,29 +93,6 @@ class Scan:
         return self.tasks.mapInArrow(self.then(function), columns)
 
 
-def map_files(
-    spark: SparkSession,
-    files: Sequence[str],
-    schema: pa.Schema | None,
-    base: str,
-    columns: Sequence[str],
-    function: ColumnsFunction,
-    result: Mapping[str, str],
-) -> DataFrame:
-    """Apply a function to columns of Parquet files, partitioned by `run` and `day` below a folder.
-
-    Args:
-        spark: Session.
-        files: Their paths.
-        schema: Columns of the files, `day` included; None where there are no files.
-        base: The folder.
-        columns: Columns to read.
-        function: From batches of them to batches of `result`; called once per task.
-        result: Columns of the result with their types.
-    """
-    return scan_files(spark, files, schema, base, columns).map(function, result)
-
-
 def scan_files(
     spark: SparkSession,
     files: Sequence[str],
@@ -123,7 +100,15 @@ def scan_files(
     base: str,
     columns: Sequence[str],
 ) -> Scan:
-    """Read Parquet files in workers: see `map_files`."""
+    """Read Parquet files, partitioned by `run` and `day` below a folder, in workers.
+
+    Args:
+        spark: Session.
+        files: Their paths.
+        schema: Columns of the files, `day` included; None where there are no files.
+        base: The folder.
+        columns: Columns to read.
+    """
     names, paths = list(columns), list(files)
     parts = max(1, min(len(paths), shuffle_partitions(spark)))
 

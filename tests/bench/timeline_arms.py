@@ -35,7 +35,7 @@ from jobs.spark.history_ends import (
     packed_shown,
     packed_timelines,
 )
-from jobs.spark.scans import map_columns, map_files, shuffle_partitions
+from jobs.spark.scans import map_columns, scan_files, shuffle_partitions
 from jobs.spark.timelines import packed_histories, timeline_batches
 from validation import tables
 
@@ -99,14 +99,9 @@ def spark_arm(spark: SparkSession, work: Histories) -> None:
         stored,
         DIFFERENCES,
     )
-    timelines = map_files(
-        spark,
-        [str(path) for paths in files.values() for path in paths],
-        _TIMELINES,
-        str(stored),
-        TIMELINE_COLUMNS,
-        lambda batches: packed_timelines(batches, buckets),
-        PACKED,
+    paths = [str(path) for of_day in files.values() for path in of_day]
+    timelines = scan_files(spark, paths, _TIMELINES, str(stored), TIMELINE_COLUMNS).map(
+        lambda batches: packed_timelines(batches, buckets), PACKED
     )
     shown = map_columns(
         spark,
