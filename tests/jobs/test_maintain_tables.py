@@ -167,7 +167,7 @@ def test_rows_that_differ_from_their_record_are_never_committed(spark, uri, main
     version = DeltaTable(uri).version()
     clustered = compaction.clustered
     monkeypatch.setattr(compaction, "clustered", lambda rows, n: clustered(rows.limit(19), n))
-    with pytest.raises(AssertionError, match="rewritten it has .19, "):
+    with pytest.raises(AssertionError, match=r"rewritten it has .19, "):
         maintain(timedelta(0))
     assert DeltaTable(uri).version() == version
 
