@@ -151,19 +151,22 @@ def packed_examples(tables: Build, shown: DataFrame, days: Sequence[date]) -> Da
         days: The days, in order.
     """
     contract, partitions = tables.contract, shuffle_partitions(tables.spark)
-    pack = by_impression(days, num_buckets(partitions))
+    # As many buckets over all days as other tables have: packs by the thousand cost more than rows.
+    buckets = max(1, num_buckets(partitions) // len(days))
+    pack = by_impression(days, buckets)
     labels = ["impression_id", *label_columns(contract), "day"]
     known = shown_rows(shown, contract).mapInArrow(pack, _PACKED)
     for other in (
         tables.map_columns("labels", days, labels, pack, PACKED),
-        _counts(tables, shown, days),
+        _counts(tables, shown, days, buckets),
         _history_ends(tables, days, pack),
     ):
         known = known.unionByName(other)
     return gathered(known, partitions)
 
 
-def _counts(tables: Build, shown: DataFrame, days: Sequence[date]) -> DataFrame:
+def _counts(tables: Build, shown: DataFrame, days: Sequence[date], of_a_day: int) -> DataFrame:
+    """Counts packed by impression, in so many buckets of a day."""
     counting = Counting.of(tables.contract.features)
     partitions = shuffle_partitions(tables.spark)
     buckets = num_buckets(partitions)
@@ -185,7 +188,7 @@ def _counts(tables: Build, shown: DataFrame, days: Sequence[date]) -> DataFrame:
         asked.mapInArrow(queries, _PACKED),
         tables.map_columns(FEATURES, day_before, before_columns(counting), before, PACKED),
     ]
-    return counts_by_impression(packed, counting, days, buckets, partitions)
+    return counts_by_impression(packed, counting, days, of_a_day, partitions)
 
 
 def _history_ends(tables: Build, days: Sequence[date], then: ColumnsFunction) -> DataFrame:
