@@ -33,7 +33,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs import delta
+from jobs import ledgers
 from jobs.command import JobSummary, log
 from jobs.config import Recipe
 from jobs.erased import IMPRESSION, USER, add_erased
@@ -110,7 +110,7 @@ def run(
             "tables": json.dumps(tables),
             "still_pinned": json.dumps(left),
         }
-        delta.append(str(root / LEDGER), pa.Table.from_pylist([row], schema=_SCHEMA))
+        ledgers.append(str(root / LEDGER), pa.Table.from_pylist([row], schema=_SCHEMA))
 
     found = work.count(people)
     tell("begun", found, {})

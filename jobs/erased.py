@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from jobs import delta
+from jobs import delta, ledgers
 
 TABLE = "erased_users"
 USER = "user"
@@ -78,7 +78,7 @@ def add_erased(uri: str, ids: Mapping[str, Iterable[str]], run_id: str) -> Erase
     if records:
         number = 1 if snapshot is None else (snapshot.transaction_version(TABLE) or 0) + 1
         rows = pa.Table.from_pylist(records, schema=_SCHEMA)
-        delta.append_numbered(uri, rows, TABLE, number, snapshot)
+        ledgers.append_numbered(uri, rows, TABLE, number, snapshot)
     both = {
         kind: held.hashes.get(kind, frozenset()) | frozenset(new.get(kind, ()))
         for kind in (USER, IMPRESSION)

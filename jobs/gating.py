@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from jobs import delta
+from jobs import ledgers
 from jobs.command import log, write_json
 from jobs.config import RunConfig
 
@@ -157,4 +157,4 @@ def _keep(config: RunConfig, result: GateResult) -> None:
         }
         for check in result.checks
     ]
-    delta.append(config.table("gate_reports"), pa.Table.from_pylist(rows, schema=_SCHEMA))
+    ledgers.append(config.table("gate_reports"), pa.Table.from_pylist(rows, schema=_SCHEMA))

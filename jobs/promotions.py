@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from jobs import delta
+from jobs import delta, ledgers
 from jobs.errors import ConfigError, PromotionConflict
 
 APP_ID = "promotions"
@@ -119,7 +119,7 @@ def commit(ledger: Ledger, promotion: Promotion, expected_champion: int | None) 
     values["members"] = json.dumps(values["members"], sort_keys=True)
     rows = pa.Table.from_pylist([values], schema=_SCHEMA)
     try:
-        delta.append_numbered(ledger.uri, rows, APP_ID, promotion.number, ledger.snapshot)
+        ledgers.append_numbered(ledger.uri, rows, APP_ID, promotion.number, ledger.snapshot)
     except delta.StaleSnapshot as error:
         raise PromotionConflict(
             f"promotions: {error}; run the day again so that it is judged anew"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from jobs import delta
+from jobs import delta, ledgers
 
 TABLE = "label_repairs"
 APP_ID = "label_repairs"
@@ -143,5 +143,5 @@ def append(
     assert bool(days) == (action == "decide"), "a repair that decides nothing is done"
     rows = [{**said, **asdict(day)} for day in days] or [said]
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    delta.append_numbered(repairs.uri, table, APP_ID, repairs.number + 1, repairs.snapshot)
+    ledgers.append_numbered(repairs.uri, table, APP_ID, repairs.number + 1, repairs.snapshot)
     return read_repairs(repairs.uri)

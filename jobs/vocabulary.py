@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs import delta
+from jobs import delta, ledgers
 from jobs.contract import LogContract
 
 APP_ID = "vocabulary"
@@ -167,7 +167,7 @@ def admit(
     rows = pa.Table.from_pylist(
         [dict(zip(_SCHEMA.names, record, strict=True)) for record in records], schema=_SCHEMA
     )
-    version = delta.append_numbered(uri, rows, APP_ID, number, snapshot)
+    version = ledgers.append_numbered(uri, rows, APP_ID, number, snapshot)
     return Admission(version, len(admitted), len(evicted))
 
 
@@ -210,7 +210,7 @@ def forget(uri: str, field: str, values: Collection[str], run_id: str) -> int:
         changed = pc.replace_with_mask(column, theirs.combine_chunks(), pa.array(new, pa.string()))
         log = log.set_column(at, name, changed)
     number = (snapshot.transaction_version(APP_ID) or 0) + 1
-    delta.append_numbered(uri, log, APP_ID, number, snapshot, replacing=True)
+    ledgers.append_numbered(uri, log, APP_ID, number, snapshot, replacing=True)
     return found
 
 

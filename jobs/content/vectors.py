@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from pyarrow import dataset
 
-from jobs import delta
+from jobs import delta, ledgers
 
 TABLE = "content_embeddings"
 _APP_ID = TABLE
@@ -132,4 +132,4 @@ def add(
         },
         schema=_SCHEMA,
     )
-    return delta.append_numbered(uri, rows, _APP_ID, number, table)
+    return ledgers.append_numbered(uri, rows, _APP_ID, number, table)

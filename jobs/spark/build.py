@@ -15,7 +15,7 @@ from jobs.errors import ConfigError
 from jobs.feeds import AttributesFeed, attribute_table
 from jobs.spark.attributes import with_attributes
 from jobs.spark.columns import write_columns
-from jobs.spark.scans import ColumnsFunction, map_columns
+from jobs.spark.scans import ColumnsFunction, scan_days
 from jobs.spark.tables import TableWrite, read_table, write_days
 from validation import tables
 
@@ -75,7 +75,7 @@ class Build:
         function: ColumnsFunction,
         result: tables.Columns,
     ) -> DataFrame:
-        """Apply a function to columns of a table: see `jobs.spark.columns`.
+        """Apply a function to columns of a table: see `jobs.spark.scans`.
 
         Args:
             table: Name.
@@ -86,7 +86,7 @@ class Build:
         """
         version = self.inputs.setdefault(table, self.version(table))
         uri = self.config.table(table)
-        return map_columns(self.spark, uri, wanted, columns, function, result, version)
+        return scan_days(self.spark, uri, wanted, columns, version).map(function, result)
 
     def require(self, table: str, wanted: Sequence[date]) -> None:
         """Refuse to count a missing day as a day on which nothing happened.

@@ -23,29 +23,6 @@ ColumnsFunction = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 """What a worker does with batches of a table's columns."""
 
 
-def map_columns(
-    spark: SparkSession,
-    uri: str,
-    days: Sequence[date],
-    columns: Sequence[str],
-    function: ColumnsFunction,
-    result: Mapping[str, str],
-    version: int | None = None,
-) -> DataFrame:
-    """Apply a function to columns of a table that the workers themselves read.
-
-    Args:
-        spark: Session.
-        uri: Table.
-        days: Days to read. Days that the table lacks yield no rows.
-        columns: Columns to read.
-        function: From batches of them to batches of `result`; called once per task.
-        result: Columns of the result with their types.
-        version: Version; the newest if None.
-    """
-    return scan_days(spark, uri, days, columns, version).map(function, result)
-
-
 def scan_days(
     spark: SparkSession,
     uri: str,
@@ -53,7 +30,7 @@ def scan_days(
     columns: Sequence[str] | None = None,
     version: int | None = None,
 ) -> Scan:
-    """Read days of a table, file after file, in workers: see `map_columns`.
+    """Read days of a table, file after file, in workers.
 
     Args:
         spark: Session.

@@ -35,7 +35,7 @@ from jobs.spark.history_ends import (
     packed_shown,
     packed_timelines,
 )
-from jobs.spark.scans import map_columns, scan_files, shuffle_partitions
+from jobs.spark.scans import scan_days, scan_files, shuffle_partitions
 from jobs.spark.timelines import packed_histories, timeline_batches
 from validation import tables
 
@@ -67,21 +67,11 @@ def shuffled(spark: SparkSession, work: Histories) -> DataFrame:
     partitions = shuffle_partitions(spark)
     buckets = num_buckets(partitions)
     read = days_between(days[0] - timedelta(days=cut.lookback_days), days[-1])
-    packed = map_columns(
-        spark,
-        str(work.events),
-        read,
-        HISTORY_COLUMNS,
-        lambda batches: packed_events(batches, days, cut, _TYPES, buckets),
-        PACKED,
+    packed = scan_days(spark, str(work.events), read, HISTORY_COLUMNS).map(
+        lambda batches: packed_events(batches, days, cut, _TYPES, buckets), PACKED
     )
-    asked = map_columns(
-        spark,
-        str(work.impressions),
-        days,
-        REQUEST_COLUMNS,
-        lambda batches: packed_requests(batches, days, buckets),
-        PACKED,
+    asked = scan_days(spark, str(work.impressions), days, REQUEST_COLUMNS).map(
+        lambda batches: packed_requests(batches, days, buckets), PACKED
     )
     return packed_histories(packed, asked, partitions)
 
@@ -103,13 +93,8 @@ def spark_arm(spark: SparkSession, work: Histories) -> None:
     timelines = scan_files(spark, paths, _TIMELINES, str(stored), TIMELINE_COLUMNS).map(
         lambda batches: packed_timelines(batches, buckets), PACKED
     )
-    shown = map_columns(
-        spark,
-        str(work.impressions),
-        days,
-        SHOWN_COLUMNS,
-        lambda batches: packed_shown(batches, days, buckets),
-        PACKED,
+    shown = scan_days(spark, str(work.impressions), days, SHOWN_COLUMNS).map(
+        lambda batches: packed_shown(batches, days, buckets), PACKED
     )
     ends = history_ends(timelines, shown, partitions).drop("day")
     ends.write.mode("overwrite").parquet(str(work.out / "spark_ends"))

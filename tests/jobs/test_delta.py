@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from jobs import delta
 from jobs.delta import (
     StaleSnapshot,
-    append_numbered,
     can_open,
     changed_days,
     day_files,
@@ -30,6 +29,7 @@ from jobs.delta import (
     write_arrow_day,
 )
 from jobs.errors import ConfigError
+from jobs.ledgers import append_numbered
 from jobs.parquet_files import parquet_statistics
 from tests.jobs.samples import COMMIT
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from jobs import delta, maintain_tables
+from jobs import delta, ledgers, maintain_tables
 from jobs.config import Maintenance
 from jobs.delta import live_commits, open_table, paths_by_day, read_days
 from jobs.spark import compaction
@@ -264,9 +264,9 @@ def test_a_pinned_version_that_is_already_broken_is_told(uri, pins):
 def test_an_application_goes_on_counting_after_its_log_was_cut(uri):
     for number in range(1, 5):
         rows = pa.table({"x": [number]})
-        delta.append_numbered(uri, rows, "app", number, open_table(uri))
+        ledgers.append_numbered(uri, rows, "app", number, open_table(uri))
     DeltaTable(uri).create_checkpoint()
     cut = trim_log(uri, [], datetime.now(UTC) + LATER)
     assert len(cut) == 3
-    delta.append_numbered(uri, pa.table({"x": [5]}), "app", 5, open_table(uri))
+    ledgers.append_numbered(uri, pa.table({"x": [5]}), "app", 5, open_table(uri))
     assert sorted(read_days(uri)["x"].to_pylist()) == [1, 2, 3, 4, 5]

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 from jobs import delta
 from jobs.spark import columns
 from jobs.spark.columns import write_columns
-from jobs.spark.scans import map_columns
+from jobs.spark.scans import scan_days
 from jobs.spark.tables import read_table, write_days
 from tests.jobs.samples import COMMIT
 from tests.jobs.spark.frames import frame, utc
@@ -128,7 +128,7 @@ def test_workers_read_the_columns_of_days_themselves(spark, rows, uri):
 
     def found(days):
         result = {"name": "string", "day": "date"}
-        df = map_columns(spark, uri, days, ["key", "day"], longer, result)
+        df = scan_days(spark, uri, days, ["key", "day"]).map(longer, result)
         return sorted(tuple(row.values()) for row in df.toArrow().to_pylist())
 
     assert found([ONE, THREE]) == [("a-x", ONE), ("b-x", ONE), ("c-x", ONE)]
