@@ -129,6 +129,9 @@ class Training(Settings):
     """Rows over which the average of the dense weights reaches back; the average is served."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradient norm at which dense gradients are clipped."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What a step's products of matrices below the heads are computed in. Weights, optimisers,
+    losses, and all that scores are in single precision either way."""
     debiasing: Debiasing | None = None
     """Beside the loss of a chain; none if left out."""
     next_event: NextEvent | None = None

@@ -51,6 +51,9 @@ class Ranker(nn.Module):
     def __init__(self, config: RankerConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
+        # What products of matrices below the heads are computed in while it learns; evaluated, all
+        # is in single precision.
+        self.training_precision = torch.float32
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.tables = EmbeddingTables(config.tables)
@@ -125,8 +128,18 @@ class Ranker(nn.Module):
         """The flattened tokens under the heads."""
         return self._represent(batch)[0]
 
-    def _represent(self, batch: Batch) -> tuple[Float[Tensor, "B R"], Float[Tensor, " B"] | None]:
+    def _represent(
+        self, batch: Batch
+    ) -> tuple[Float32[Tensor, "B R"], Float32[Tensor, " B"] | None]:
         """The representation, and the errors of foretelling if the batch asks for them."""
+        if not self.training or self.training_precision == torch.float32:
+            return self._computed(batch)
+        with torch.autocast(batch.dense.device.type, self.training_precision):
+            representation, errors = self._computed(batch)
+        # Heads and losses are in single precision: log-odds to three digits would be too coarse.
+        return representation.float(), None if errors is None else errors.float()
+
+    def _computed(self, batch: Batch) -> tuple[Float[Tensor, "B R"], Float[Tensor, " B"] | None]:
         next_event_errors, events = None, None
         embedded = self.tables(self.config.fields, batch.categorical)
         pooled = self.tables.pool(self.config.bags, batch.bags)

@@ -242,6 +242,8 @@ def log_result(name: str, result: SegmentResult) -> None:
 
 def _learner(card: Card, training: Training, model: Ranker | Student) -> Learner:
     trial = Trial(**card.trial)
+    ranker = model.ranker if isinstance(model, Student) else model
+    ranker.training_precision = getattr(torch, training.precision)
     return Learner(
         model=model,
         optimizers=build_optimizers(model, trial.lr_dense, trial.lr_sparse, trial.weight_decay),

@@ -22,13 +22,17 @@ def bucketed_attention(
         # Nothing to compute; zero gradients still reach the projections.
         return query + (key.sum() + value.sum()) * 0.0
     outputs = []
+    # In single precision whatever autocast would have: torch's kernel for bfloat16 on a CPU takes
+    # several times as long for gradients.
+    query, key, value = (x.float() if x.dtype == torch.bfloat16 else x for x in (query, key, value))
     for bucket in windows.buckets:
-        attended = F.scaled_dot_product_attention(
+        padded = (
             _padded(query, bucket.query, bucket.query_slot, bucket.num_blocks, bucket.num_queries),
             _padded(key, bucket.key, bucket.key_slot, bucket.num_blocks, bucket.num_keys),
             _padded(value, bucket.key, bucket.key_slot, bucket.num_blocks, bucket.num_keys),
-            attn_mask=bucket.is_read,
         )
+        with torch.autocast(query.device.type, enabled=False):
+            attended = F.scaled_dot_product_attention(*padded, attn_mask=bucket.is_read)
         flat = attended.transpose(1, 2).reshape(-1, query.shape[1] * query.shape[2])
         outputs.append(flat.index_select(0, bucket.query_slot))
     order = torch.cat([bucket.query for bucket in windows.buckets])

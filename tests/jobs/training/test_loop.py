@@ -9,7 +9,7 @@ import torch
 
 from jobs.errors import ConfigError
 from jobs.training import trainee
-from jobs.training.checkpoints import load_model
+from jobs.training.checkpoints import load_checkpoint, load_model
 from jobs.training.distillation import distillation_terms as distillation
 from jobs.training.loop import Progress
 from jobs.training.segments import Segment
@@ -147,6 +147,29 @@ def test_weight_decay_is_the_trials(tmp_path, world):
     _, learner = samples.teacher(config, samples.reader(config, world), ALL)
     decays = [group["weight_decay"] for group in learner.optimizers.dense.param_groups]
     assert decays == [0.3, 0.0]
+
+
+def test_precision_is_the_trainings_and_survives_a_checkpoint(tmp_path, world):
+    learnt = {}
+    for precision in ("float32", "bfloat16"):
+        config = samples.config(tmp_path, teacher=samples.training(precision=precision))
+        reader = samples.reader(config, world)
+        card, learner = samples.teacher(config, reader, ALL)
+        first, second, *_ = reader.pieces(ALL[0], 0, 1)
+        learner.learn(first, world=1)
+        card = replace(card, num_steps=learner.num_steps)
+        trainee.save(tmp_path / precision, card, learner)
+        held = load_checkpoint(tmp_path / precision)
+        _, resumed = trainee.from_checkpoint(card, config.teacher, held, "cpu")
+        for one in (learner, resumed):
+            assert one.ranker.training_precision == getattr(torch, precision)
+            one.learn(second, world=1)
+        weights = resumed.model.state_dict()
+        for name, weight in learner.model.state_dict().items():
+            assert torch.equal(weight, weights[name]), name
+        learnt[precision] = snapshot(learner)
+    assert all(x.dtype == y.dtype for x, y in zip(*learnt.values(), strict=True))
+    assert not all(map(torch.equal, *learnt.values()))
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_rows_and_learns_nothing(config, reader):
