@@ -22,6 +22,7 @@ from jobs.spark.buckets import PACKED, num_buckets
 from jobs.spark.build import Build
 from jobs.spark.histories import (
     HISTORY_COLUMNS,
+    HISTORY_TEXTS,
     REQUEST_COLUMNS,
     Cut,
     packed_events,
@@ -79,7 +80,7 @@ def histories(tables: Build, days: Sequence[date]) -> DataFrame:
         return packed_requests(batches, days, buckets)
 
     read = days_between(days[0] - timedelta(days=cut.lookback_days), days[-1])
-    events = tables.map_columns("events", read, HISTORY_COLUMNS, pack, PACKED)
+    events = tables.map_columns("events", read, HISTORY_COLUMNS, pack, PACKED, HISTORY_TEXTS)
     arrived = arrival_days(config)
     requests = tables.map_columns("impressions", arrived, REQUEST_COLUMNS, request, PACKED)
     return packed_histories(events, requests, partitions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,28 @@ from deltalake.transaction import AddAction
 from pyarrow import dataset
 
 
-def files_dataset(paths: list[str], schema: pa.Schema, base: str) -> dataset.Dataset:
+def files_dataset(
+    paths: list[str], schema: pa.Schema, base: str, few_values: Sequence[str] = ()
+) -> dataset.Dataset:
     """Files of a table, as Arrow reads them itself.
 
     Through the file system that delta-rs offers it, one process in three aborted at exit
     ("terminate called without an active exception").
+
+    Args:
+        paths: The files.
+        schema: Columns of the table.
+        base: Folder of its partitions.
+        few_values: Columns of texts, to be read as dictionaries.
     """
+    for name in few_values:
+        of_codes = pa.dictionary(pa.int32(), pa.string())
+        schema = schema.set(schema.get_field_index(name), pa.field(name, of_codes))
     layout = pa.schema([("run", pa.string()), ("day", pa.date32())])
     return dataset.dataset(
         paths,
         schema=schema,
-        format="parquet",
+        format=dataset.ParquetFileFormat(dictionary_columns=list(few_values)),
         partitioning=dataset.partitioning(layout, flavor="hive"),
         partition_base_dir=base,
     )

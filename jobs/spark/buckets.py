@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.digests import text_hashes
+from jobs.spark.workers import spare_imports
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -132,6 +133,7 @@ def each_bucket(batches: Iterable[pa.RecordBatch], kernel: Kernel) -> Iterator[p
         batches: As `scattered` yields them, sorted by `bucket`.
         kernel: Given a bucket's packed tables.
     """
+    spare_imports()
     held: list[pa.Table] = []
     current = None
     for batch in batches:

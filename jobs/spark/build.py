@@ -74,6 +74,7 @@ class Build:
         columns: Sequence[str],
         function: ColumnsFunction,
         result: tables.Columns,
+        few_values: Sequence[str] = (),
     ) -> DataFrame:
         """Apply a function to columns of a table: see `jobs.spark.scans`.
 
@@ -83,10 +84,12 @@ class Build:
             columns: Columns to read.
             function: From batches of them to batches of `result`.
             result: Columns of the result.
+            few_values: Columns of texts, to be read as dictionaries.
         """
         version = self.inputs.setdefault(table, self.version(table))
         uri = self.config.table(table)
-        return scan_days(self.spark, uri, wanted, columns, version).map(function, result)
+        scan = scan_days(self.spark, uri, wanted, columns, version, few_values)
+        return scan.map(function, result)
 
     def require(self, table: str, wanted: Sequence[date]) -> None:
         """Refuse to count a missing day as a day on which nothing happened.

@@ -27,11 +27,11 @@ VALUES = ("event_type", "surface", "item_id", "value", "event_ts", "known_ts", "
 """What a timeline keeps of an event."""
 HISTORY_COLUMNS = ("user_id", "event_id", "day", *VALUES)
 """What is read of an event."""
+HISTORY_TEXTS = ("user_id", "event_type", "surface", "item_id")
+"""Those of them with far fewer values than rows."""
 REQUEST_COLUMNS = ("user_id", "event_day")
 """What is read of an impression."""
 
-_TEXTS = ("user_id", "event_type", "surface", "item_id")
-"""Columns with far fewer values than rows."""
 _MOMENT = pa.timestamp("us", "UTC")
 _ROWS_PER_BATCH = 2_000
 _EVENTS_PER_BATCH = 1_000_000
@@ -62,7 +62,7 @@ def packed_events(
     """Events by bucket of users, without those that no timeline can hold.
 
     Args:
-        batches: Columns `HISTORY_COLUMNS`.
+        batches: Columns `HISTORY_COLUMNS`, of which `HISTORY_TEXTS` may be dictionaries.
         days: Days whose timelines will be built, in order.
         cut: What is kept.
         event_types: Event types that enter histories.
@@ -72,9 +72,11 @@ def packed_events(
         `bucket` and `packed`: rows as an Arrow stream, `num_left_out` beside them.
     """
     for chunk in chunks(batches):
-        rows = chunk.filter(pc.is_in(chunk.column("event_type"), pa.array(event_types)))
+        enters = pc.is_in(chunk.column("event_type"), pa.array(event_types))
+        # Where all do, nothing needs to be copied.
+        rows = chunk if pc.all(enters).as_py() else chunk.filter(enters)
         if rows.num_rows:
-            texts = {name: rows.column(name).dictionary_encode() for name in _TEXTS}
+            texts = {name: rows.column(name).dictionary_encode() for name in HISTORY_TEXTS}
             columns = [texts.get(name, rows.column(name)) for name in HISTORY_COLUMNS]
             rows = pa.table(columns, names=list(HISTORY_COLUMNS))
             rows = rows.unify_dictionaries().combine_chunks()

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from jobs import delta
 from jobs.parquet_files import files_dataset
+from jobs.spark.workers import spare_imports
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -29,6 +30,7 @@ def scan_days(
     days: Sequence[date],
     columns: Sequence[str] | None = None,
     version: int | None = None,
+    few_values: Sequence[str] = (),
 ) -> Scan:
     """Read days of a table, file after file, in workers.
 
@@ -38,12 +40,14 @@ def scan_days(
         days: Days to read. Days that the table lacks yield no rows.
         columns: Columns to read; all if None.
         version: Version; the newest if None.
+        few_values: Columns of texts, to be read as dictionaries.
     """
     table = delta.open_table(uri, version)
     files = [] if table is None else delta.day_files(table, days)
     schema = None if table is None else pa.schema(table.schema())
     names = [] if schema is None else schema.names
-    return scan_files(spark, files, schema, f"{uri}/data", names if columns is None else columns)
+    wanted = names if columns is None else columns
+    return scan_files(spark, files, schema, f"{uri}/data", wanted, few_values)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def scan_files(
     schema: pa.Schema | None,
     base: str,
     columns: Sequence[str],
+    few_values: Sequence[str] = (),
 ) -> Scan:
     """Read Parquet files, partitioned by `run` and `day` below a folder, in workers.
 
@@ -85,15 +90,17 @@ def scan_files(
         schema: Columns of the files, `day` included; None where there are no files.
         base: The folder.
         columns: Columns to read.
+        few_values: Columns of texts, to be read as dictionaries.
     """
     names, paths = list(columns), list(files)
     parts = max(1, min(len(paths), shuffle_partitions(spark)))
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        spare_imports()
         numbers = [number for batch in batches for number in batch.column("id").to_pylist()]
         mine = [path for number in numbers for path in paths[number::parts]]
         if mine:
-            found = files_dataset(mine, schema, base)
+            found = files_dataset(mine, schema, base, few_values)
             yield from found.to_batches(columns=names, use_threads=False)
 
     # A number per task and nothing to shuffle.

@@ -59,6 +59,8 @@ def spark_session(resources: Resources, home: str, name: str) -> Iterator[SparkS
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.log.level", "ERROR")
+        # Over TCP every task's small first messages wait 40 ms for each other's receipts.
+        .config("spark.python.unix.domain.socket.enabled", "true")
     )
     if is_local:
         # A driver that others have to reach finds its own address, or is given `spark.driver.host`.

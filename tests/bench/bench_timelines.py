@@ -140,6 +140,9 @@ def _digest(work: Histories, arm: str) -> str:
     parts = []
     for name in ("timelines", "ends"):
         rows = _rows(work.out / f"{arm}_{name}")
+        if name == "ends":
+            # Our files lie by day; the others have the impressions' ids alone.
+            rows = rows.select(["impression_id", "history_end"])
         parts += [*sorted(rows.column_names), rows_digest(rows)]
     return "-".join(parts)
 

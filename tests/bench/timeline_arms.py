@@ -22,6 +22,7 @@ from jobs.spark.columns import write_files
 from jobs.spark.histories import (
     DAY_FACTOR,
     HISTORY_COLUMNS,
+    HISTORY_TEXTS,
     REQUEST_COLUMNS,
     VALUES,
     Cut,
@@ -29,6 +30,7 @@ from jobs.spark.histories import (
     packed_requests,
 )
 from jobs.spark.history_ends import (
+    ENDS,
     SHOWN_COLUMNS,
     TIMELINE_COLUMNS,
     history_ends,
@@ -67,9 +69,9 @@ def shuffled(spark: SparkSession, work: Histories) -> DataFrame:
     partitions = shuffle_partitions(spark)
     buckets = num_buckets(partitions)
     read = days_between(days[0] - timedelta(days=cut.lookback_days), days[-1])
-    packed = scan_days(spark, str(work.events), read, HISTORY_COLUMNS).map(
-        lambda batches: packed_events(batches, days, cut, _TYPES, buckets), PACKED
-    )
+    packed = scan_days(
+        spark, str(work.events), read, HISTORY_COLUMNS, few_values=HISTORY_TEXTS
+    ).map(lambda batches: packed_events(batches, days, cut, _TYPES, buckets), PACKED)
     asked = scan_days(spark, str(work.impressions), days, REQUEST_COLUMNS).map(
         lambda batches: packed_requests(batches, days, buckets), PACKED
     )
@@ -96,8 +98,9 @@ def spark_arm(spark: SparkSession, work: Histories) -> None:
     shown = scan_days(spark, str(work.impressions), days, SHOWN_COLUMNS).map(
         lambda batches: packed_shown(batches, days, buckets), PACKED
     )
-    ends = history_ends(timelines, shown, partitions).drop("day")
-    ends.write.mode("overwrite").parquet(str(work.out / "spark_ends"))
+    ends = history_ends(timelines, shown, partitions)
+    shutil.rmtree(work.out / "spark_ends", ignore_errors=True)
+    write_files(ends, iter, ENDS, work.out / "spark_ends")
 
 
 def duckdb_arm(work: Histories) -> None:

@@ -47,7 +47,7 @@ class RecordingBuild(Build):
         self.reads.append((table, list(wanted or [])))
         return super().read(table, wanted, empty)
 
-    def map_columns(self, table, wanted, columns, function, result):
+    def map_columns(self, table, wanted, columns, function, result, few_values=()):
         self.reads.append((table, list(wanted)))
         return super().map_columns(table, wanted, columns, function, result)
 

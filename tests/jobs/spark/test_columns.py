@@ -1,5 +1,6 @@
 """Workers read and write days in columns: the rows that Spark itself would have written."""
 
+import gc
 from datetime import date
 from pathlib import Path
 
@@ -133,3 +134,28 @@ def test_workers_read_the_columns_of_days_themselves(spark, rows, uri):
 
     assert found([ONE, THREE]) == [("a-x", ONE), ("b-x", ONE), ("c-x", ONE)]
     assert found([THREE]) == []
+
+
+def test_texts_with_few_values_are_read_as_dictionaries(spark, rows, uri):
+    write(rows, uri)
+
+    def told(batches):
+        for batch in batches:
+            keys = batch.column("key")
+            assert isinstance(keys, pa.DictionaryArray)
+            yield pa.RecordBatch.from_arrays([keys.cast(pa.string())], names=["key"])
+
+    scan = scan_days(spark, uri, [ONE, TWO], ["key"], few_values=["key"])
+    found = scan.map(told, {"key": "string"}).toArrow()
+    assert sorted(map(str, found["key"].to_pylist())) == ["None", "a", "a", "b", "c"]
+
+
+def test_workers_leave_imports_out_of_collections(spark, rows, uri):
+    write(rows, uri)
+
+    def told(batches):
+        assert list(batches)
+        yield pa.RecordBatch.from_arrays([pa.array([gc.get_freeze_count()])], names=["num"])
+
+    found = scan_days(spark, uri, [ONE], ["key"]).map(told, {"num": "bigint"}).toArrow()
+    assert min(found["num"].to_pylist()) > 10_000

@@ -170,7 +170,7 @@ class MemoryBuild(Build):
         rows = self.frames[table]
         return rows if wanted is None else rows.where(F.col("day").isin(list(wanted)))
 
-    def map_columns(self, table, wanted, columns, function, result):
+    def map_columns(self, table, wanted, columns, function, result, few_values=()):
         return self.read(table, wanted).select(*columns).mapInArrow(function, ddl(result))
 
 
