@@ -13,6 +13,7 @@ from collections.abc import Collection
 from datetime import date, datetime
 
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from jobs import delta
@@ -63,6 +64,7 @@ class _Changes:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self._tables: dict[str, DeltaTable | None] = {}
         self._first: dict[tuple[str, int | None], date] = {}
         self._earliest: dict[tuple[str, date, int | None], date] = {}
 
@@ -73,7 +75,9 @@ class _Changes:
         return self._first[name, version]
 
     def _changed(self, name: str, version: int | None) -> list[date]:
-        table = delta.open_table(self.config.table(name))
+        if name not in self._tables:
+            self._tables[name] = delta.open_table(self.config.table(name))
+        table = self._tables[name]
         if table is None:
             return []
         partitions = delta.touched_days(table, version)

@@ -20,7 +20,7 @@ from jobs.spark.scans import ColumnsFunction
 from jobs.spark.tables import TableWrite, replace_days
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
     from pyspark.sql.types import StructType
 
 
@@ -62,9 +62,9 @@ def write_columns(
     folder = delta.write_folder(uri, commit["run_id"])
     files = write_files(rows, function, columns, folder, differences)
     names = {day: [str(path.relative_to(uri)) for path in paths] for day, paths in files.items()}
-    spark, schema = rows.sparkSession, _schema(rows.sparkSession, columns)
+    schema = _schema(columns)
     return replace_days(
-        spark, uri, schema, folder, names, days, commit, before, expected, made_from
+        rows.sparkSession, uri, schema, folder, names, days, commit, before, expected, made_from
     )
 
 
@@ -89,7 +89,7 @@ def write_files(
     """
     from pyspark.sql.pandas.types import to_arrow_schema
 
-    stored = to_arrow_schema(_schema(rows.sparkSession, columns), timezone="UTC")
+    stored = to_arrow_schema(_schema(columns), timezone="UTC")
 
     def write(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         with DayFiles(folder, stored, differences) as files:
@@ -103,9 +103,10 @@ def write_files(
     return found
 
 
-def _schema(spark: SparkSession, columns: Mapping[str, str]) -> StructType:
-    kinds = ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
-    return spark.createDataFrame([], kinds).schema
+def _schema(columns: Mapping[str, str]) -> StructType:
+    from pyspark.sql.types import StructType
+
+    return StructType.fromDDL(", ".join(f"`{name}` {kind}" for name, kind in columns.items()))
 
 
 class DayFiles:
