@@ -106,7 +106,9 @@ def write_files(
 def _schema(columns: Mapping[str, str]) -> StructType:
     from pyspark.sql.types import StructType
 
-    return StructType.fromDDL(", ".join(f"`{name}` {kind}" for name, kind in columns.items()))
+    found = StructType.fromDDL(", ".join(f"`{name}` {kind}" for name, kind in columns.items()))
+    assert isinstance(found, StructType)
+    return found
 
 
 class DayFiles:
