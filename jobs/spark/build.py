@@ -61,7 +61,7 @@ class Build:
             wanted: Days; all if None.
             empty: Columns of a table that may not be there yet, for want of any row.
         """
-        version = self.inputs.setdefault(table, self.version(table))
+        version = self._read_version(table)
         if version is None and empty is not None:
             schema = ", ".join(f"`{name}` {kind}" for name, kind in empty.items())
             return self.spark.createDataFrame([], schema)
@@ -86,7 +86,7 @@ class Build:
             result: Columns of the result.
             few_values: Columns of texts, to be read as dictionaries.
         """
-        version = self.inputs.setdefault(table, self.version(table))
+        version = self._read_version(table)
         uri = self.config.table(table)
         scan = scan_days(self.spark, uri, wanted, columns, version, few_values)
         return scan.map(function, result)
@@ -225,6 +225,12 @@ class Build:
             outputs={table: self.version(table)},
             rows={table: rows},
         )
+
+    def _read_version(self, table: str) -> int | None:
+        """The version that the first read of a table found."""
+        if table not in self.inputs:
+            self.inputs[table] = self.version(table)
+        return self.inputs[table]
 
     def version(self, table: str) -> int | None:
         """Newest version of a table."""
