@@ -24,6 +24,7 @@ def bucketed_attention(
     outputs = []
     # In single precision whatever autocast would have: torch's kernel for bfloat16 on a CPU takes
     # several times as long for gradients.
+    given = query.dtype
     query, key, value = (x.float() if x.dtype == torch.bfloat16 else x for x in (query, key, value))
     for bucket in windows.buckets:
         padded = (
@@ -36,7 +37,7 @@ def bucketed_attention(
         flat = attended.transpose(1, 2).reshape(-1, query.shape[1] * query.shape[2])
         outputs.append(flat.index_select(0, bucket.query_slot))
     order = torch.cat([bucket.query for bucket in windows.buckets])
-    return torch.cat(outputs).index_select(0, order.argsort()).view(query.shape)
+    return torch.cat(outputs).index_select(0, order.argsort()).view(query.shape).to(given)
 
 
 def _padded(
