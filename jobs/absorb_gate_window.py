@@ -27,6 +27,7 @@ from jobs.family import TWIN, stage_folder, teacher_name
 from jobs.gating import gate as hold
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
+from jobs.training.bars import drawn
 from jobs.training.checkpoints import copy_checkpoint, load_checkpoint, load_model, read_card
 from jobs.training.evaluation import GateRows, gate_rows, judge
 from jobs.training.inputs import Packed
@@ -62,13 +63,14 @@ def run(config: RunConfig) -> JobSummary:
     packed = open_packed(config)
     gate = gate_segment(config.plan)
     # Before anything starts threads of its own: the processes are forked. They cannot read Delta.
-    students = side_by_side(
-        [
-            partial(_absorb_student, config, plan, _reader(config, plan, packed), gate)
-            for plan in student_plans(config)
-        ],
-        config.resources,
-    )
+    with drawn(config.run_folder):
+        students = side_by_side(
+            [
+                partial(_absorb_student, config, plan, _reader(config, plan, packed), gate)
+                for plan in student_plans(config)
+            ],
+            config.resources,
+        )
     torch.set_num_threads(config.resources.worker_threads)
     records = [*_absorb_teacher(config, packed, gate), *chain.from_iterable(students)]
     write_json(config.run_folder / METRICS, records)

@@ -24,6 +24,10 @@ from model.outputs import RankerOutput, StudentOutput
 from model.ranker import Ranker, Student
 
 
+class NotFinite(ConfigError):
+    """A batch whose loss or gradient is not finite; nothing of it was learnt."""
+
+
 @dataclass
 class Progress:
     """Sums behind the NE of predictions made before the update, per task."""
@@ -131,8 +135,8 @@ class Learner:
         """Predict a batch, then learn it.
 
         Raises:
-            ConfigError: The loss or its gradient is not finite, or a loss compares rows of which
-                other workers have some; nothing of this batch was learnt.
+            NotFinite: The loss or its gradient is not finite; nothing of this batch was learnt.
+            ConfigError: A loss compares rows of which other workers have some.
         """
         if not self.model.training:
             self.model.train()
@@ -197,7 +201,7 @@ class Learner:
 
     def _check_finite(self, what: str, value: Tensor, piece: Piece) -> None:
         if not torch.isfinite(value):
-            raise ConfigError(
+            raise NotFinite(
                 f"training: the {what} is {value.item()} at step {self.num_steps}, rows "
                 f"{piece.rows[:5].tolist()}…; lower the learning rate or look at these rows"
             )

@@ -27,6 +27,7 @@ from jobs.config import REPOSITORY, Resources, RunConfig, load_config
 from jobs.errors import ConfigError
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
+from jobs.training.bars import Steps, drawn
 from jobs.training.checkpoints import Card, load_checkpoint
 from jobs.training.loop import Progress
 from jobs.training.trainee import SegmentResult
@@ -108,7 +109,8 @@ def train_on_ray(config: RunConfig, job: TeacherJob) -> list[tuple[Path, Segment
             ),
         )
         try:
-            result = trainer.fit()
+            with drawn(config.run_folder):
+                result = trainer.fit()
         except WorkerGroupError as error:
             for failure in error.worker_failures.values():
                 if isinstance(failure, ConfigError):
@@ -228,15 +230,18 @@ def worker(options: dict[str, Any]) -> None:
         checkpoint = Checkpoint.from_directory(str(folder)) if rank == 0 else None
         ray.train.report(metrics, checkpoint=checkpoint)
 
+    counts = [reader.num_steps(segment) for segment in job.segments]
+    steps = Steps(config.run_folder, job.name, sum(counts), sum(counts[:first]) + skip)
     for index in range(first, len(job.segments)):
-        segment = job.segments[index]
-        num_steps = reader.num_steps(segment)
+        segment, num_steps = job.segments[index], counts[index]
         learner.progress = Progress.none(learner.num_tasks)
         if skip and rank == 0:
             # Once, because what workers have seen is added up.
             learner.progress = Progress.of(card.progress)
         for step, piece in enumerate(reader.pieces(segment, rank, world, skip), start=skip + 1):
-            learner.learn(piece, world)
+            trainee.learn(card, learner, reader, piece, world)
+            if rank == 0:
+                steps.advance()
             if step % job.checkpoint_steps == 0 and step < num_steps:
                 card = replace(
                     card,

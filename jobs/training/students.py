@@ -37,6 +37,7 @@ from jobs.family import (
 )
 from jobs.pack_examples import open_packed
 from jobs.training import trainee
+from jobs.training.bars import drawn
 from jobs.training.checkpoints import Card, copy_checkpoint, read_card
 from jobs.training.inputs import Packed
 from jobs.training.loop import Learner
@@ -358,14 +359,15 @@ def student_card(
 
 def _best(lesson: Lesson, judged: Path) -> tuple[Arm, Arm]:
     """Train a student and its twin with every trial, side by side; the best of each is judged."""
-    arms = side_by_side(
-        [
-            partial(lesson.learn, trial, index, distilled=distilled)
-            for distilled in (True, False)
-            for index, trial in enumerate(lesson.trials(distilled=distilled))
-        ],
-        lesson.config.resources,
-    )
+    with drawn(lesson.config.run_folder):
+        arms = side_by_side(
+            [
+                partial(lesson.learn, trial, index, distilled=distilled)
+                for distilled in (True, False)
+                for index, trial in enumerate(lesson.trials(distilled=distilled))
+            ],
+            lesson.config.resources,
+        )
     student = min((arm for arm in arms if arm.distilled), key=lambda arm: arm.ne)
     twin = min((arm for arm in arms if not arm.distilled), key=lambda arm: arm.ne)
     copy_checkpoint(student.folder, judged)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from jobs.command import log
 from jobs.config import RunConfig
 from jobs.errors import ConfigError
+from jobs.training.bars import Steps
 from jobs.training.checkpoints import (
     Card,
     Checkpoint,
@@ -22,8 +24,8 @@ from jobs.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from jobs.training.loop import Learner, Progress
-from jobs.training.reader import Reader
+from jobs.training.loop import Learner, NotFinite, Progress
+from jobs.training.reader import Piece, Reader
 from jobs.training.segments import Segment
 from jobs.training_settings import Training, Trial
 from model.config import RankerConfig
@@ -195,6 +197,38 @@ def keep_nothing(card: Card, learner: Learner, result: SegmentResult) -> None:
     """What `train` does after a segment unless told otherwise."""
 
 
+def learn(card: Card, learner: Learner, reader: Reader, piece: Piece, world: int) -> None:
+    """Learn a batch; one that cannot be learnt is kept in the run's folder.
+
+    Args:
+        card: What the model is.
+        learner: The model.
+        reader: Whose batch it is.
+        piece: The batch, or this worker's part of it.
+        world: Workers.
+
+    Raises:
+        ConfigError: The loss or its gradient is not finite; the message names the file.
+    """
+    try:
+        learner.learn(piece, world)
+    except NotFinite as error:
+        packed, rows = reader.packed, piece.rows
+        name = f"{card.name}-step-{learner.num_steps}-row-{rows[0]}.npz"
+        path = packed.folder.parent / "failed_batches" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            path,
+            rows=rows,
+            impression_id=np.array(packed.impression_ids().take(pa.array(rows)).to_pylist()),
+            dense=packed.dense[rows],
+            categorical=packed.categorical[rows],
+            labels=piece.labels.cpu().numpy(),
+            mask=piece.mask.cpu().numpy(),
+        )
+        raise ConfigError(f"{error}; the batch is kept in {path}") from None
+
+
 def train(
     card: Card,
     learner: Learner,
@@ -215,10 +249,13 @@ def train(
         The card afterwards, and what was predicted of each segment before it was learnt.
     """
     results = []
+    total = sum(reader.num_steps(segment) for segment in segments)
+    steps = Steps(reader.packed.folder.parent, card.name, total)
     for segment in segments:
         learner.progress = Progress.none(learner.num_tasks)
         for piece in reader.pieces(segment, rank=0, world=1):
-            learner.learn(piece, world=1)
+            learn(card, learner, reader, piece, world=1)
+            steps.advance()
         card = replace(card, trained_until=segment.end.isoformat(), num_steps=learner.num_steps)
         result = SegmentResult(segment.end, learner.progress.stacked().tolist())
         log_result(card.name, result)

@@ -184,6 +184,30 @@ def test_a_loss_that_is_not_finite_stops_with_its_rows_and_learns_nothing(config
     assert learner.num_steps == 1
 
 
+def test_a_batch_that_cannot_be_learnt_is_kept(config, reader, monkeypatch):
+    card, learner = samples.teacher(config, reader, ALL)
+    _, bad, *_ = reader.pieces(ALL[0], 0, 1)
+    labels = np.full_like(reader.packed.labels[bad.rows], np.inf)
+    pieces = type(reader).pieces
+
+    def broken(*given, **named):
+        for piece in pieces(*given, **named):
+            is_bad = np.array_equal(piece.rows, bad.rows)
+            yield replace(piece, labels=torch.from_numpy(labels)) if is_bad else piece
+
+    monkeypatch.setattr(type(reader), "pieces", broken)
+    with pytest.raises(
+        ConfigError, match=r"at step 1, rows .*; the batch is kept in .*\.npz"
+    ) as told:
+        trainee.train(card, learner, reader, ALL)
+    with np.load(str(told.value).rpartition(" ")[2]) as kept:
+        assert kept["rows"].tolist() == bad.rows.tolist()
+        assert np.array_equal(kept["labels"], labels)
+        assert np.array_equal(kept["dense"], reader.packed.dense[bad.rows], equal_nan=True)
+        ids = reader.packed.impression_ids().to_pylist()
+        assert kept["impression_id"].tolist() == [ids[row] for row in bad.rows]
+
+
 def test_a_gradient_that_is_not_finite_learns_nothing(config, reader):
     _, learner = samples.teacher(config, reader, ALL)
     before = snapshot(learner)
