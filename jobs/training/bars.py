@@ -77,7 +77,7 @@ def main(folder: Path) -> None:
     from tqdm import tqdm
 
     parent = os.getppid()
-    with tqdm(unit=" steps", dynamic_ncols=True, leave=False) as bar:
+    with tqdm(unit=" steps", dynamic_ncols=True, leave=False, delay=_SECONDS) as bar:
         while folder.is_dir() and os.getppid() == parent:
             names, bar.n, bar.total = read_steps(folder)
             if names:
