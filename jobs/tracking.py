@@ -257,6 +257,7 @@ def log_training(
             **_flat({"network": training.network.model_dump()}),
             **{f"trial.{k}": v for k, v in card.trial.items()},
             "batch_size": training.batch_size,
+            "precision": training.precision,
             "seed": training.seed,
             "num_parameters": num_parameters(ranker),
             "flops_per_row": flops(
@@ -275,8 +276,11 @@ def log_training(
         for kind, values in (("ne", result.ne), ("calibration", result.calibration)):
             for task, value in zip(ranker.tasks, values, strict=True):
                 curves.setdefault(f"before_update/{kind}_{task}", []).append((index, value))
-        foretold = curves.setdefault("before_update/next_event_loss", [])
-        foretold.append((index, result.next_event_loss))
+        for name, value in (
+            ("before_update/next_event_loss", result.next_event_loss),
+            ("examples_per_second", result.rows_per_second),
+        ):
+            curves.setdefault(name, []).append((index, value))
     run.curves(curves)
 
 

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -238,8 +239,10 @@ def worker(options: dict[str, Any]) -> None:
         if skip and rank == 0:
             # Once, because what workers have seen is added up.
             learner.progress = Progress.of(card.progress)
+        began, num_rows = time.perf_counter(), 0
         for step, piece in enumerate(reader.pieces(segment, rank, world, skip), start=skip + 1):
             trainee.learn(card, learner, reader, piece, world)
+            num_rows += len(piece.rows)
             if rank == 0:
                 steps.advance()
             if step % job.checkpoint_steps == 0 and step < num_steps:
@@ -259,8 +262,14 @@ def worker(options: dict[str, Any]) -> None:
         )
         if learner.watched is not None:
             save_watched(watched_folder(config, job.name) / f"{rank}.npz", learner.watched)
-        sums = _over_workers(learner.progress, world)
-        report(card, {_SCORE: 1, "ends": segment.end.isoformat(), "sums": sums})
+        figures = {
+            "ends": segment.end.isoformat(),
+            "sums": _over_workers(learner.progress, world),
+            # Every worker has its share of each batch.
+            "num_rows": num_rows * world,
+            "seconds": time.perf_counter() - began,
+        }
+        report(card, {_SCORE: 1, **figures})
         skip = 0
 
 
@@ -290,4 +299,5 @@ def _over_workers(progress: Progress, world: int) -> list[list[float]]:
 
 
 def _result(figures: dict[str, Any]) -> SegmentResult:
-    return SegmentResult(datetime.fromisoformat(figures["ends"]), figures["sums"])
+    ends = datetime.fromisoformat(figures["ends"])
+    return SegmentResult(ends, figures["sums"], figures["num_rows"], figures["seconds"])

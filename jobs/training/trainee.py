@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ class SegmentResult:
     sums: list[list[float]]
     """As `Progress.stacked` orders them: labels, positives, losses, predicted events, per task, and
     of next events their number and losses."""
+    num_rows: int = field(default=0, compare=False)
+    """Rows that were learnt, after a resumption if there was one."""
+    seconds: float = field(default=0.0, compare=False)
+    """What they took."""
 
     @property
     def num_labels(self) -> list[float]:
@@ -66,6 +71,11 @@ class SegmentResult:
     def next_event_loss(self) -> float:
         """Mean cross-entropy of next events; NaN where none were foretold."""
         return Progress.of(self.sums).next_event_loss()
+
+    @property
+    def rows_per_second(self) -> float:
+        """Examples a second; NaN where none were learnt."""
+        return self.num_rows / self.seconds if self.num_rows else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
         """For a job's summary."""
@@ -253,11 +263,15 @@ def train(
     steps = Steps(reader.packed.folder.parent, card.name, total)
     for segment in segments:
         learner.progress = Progress.none(learner.num_tasks)
+        began, num_rows = time.perf_counter(), 0
         for piece in reader.pieces(segment, rank=0, world=1):
             learn(card, learner, reader, piece, world=1)
+            num_rows += len(piece.rows)
             steps.advance()
+        seconds = time.perf_counter() - began
         card = replace(card, trained_until=segment.end.isoformat(), num_steps=learner.num_steps)
-        result = SegmentResult(segment.end, learner.progress.stacked().tolist())
+        sums = learner.progress.stacked().tolist()
+        result = SegmentResult(segment.end, sums, num_rows, seconds)
         log_result(card.name, result)
         results.append(result)
         on_segment(card, learner, result)

@@ -164,6 +164,10 @@ def test_a_model_says_what_it_is_and_what_it_read(config, client, name, trained)
     assert data.params["trained_until"] == card.trained_until
     (point,) = client.get_metric_history(run.id, "before_update/ne_click")
     assert (point.step, point.value) == (0, pytest.approx(results[0].ne[0]))
+    assert data.params["precision"] == "float32"
+    (speed,) = client.get_metric_history(run.id, "examples_per_second")
+    assert speed.value == pytest.approx(results[0].num_rows / results[0].seconds)
+    assert results[0].num_rows > 0
 
 
 def test_tables_are_logged_with_their_versions_the_first_included(config, client, name):
