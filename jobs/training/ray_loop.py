@@ -300,4 +300,6 @@ def _over_workers(progress: Progress, world: int) -> list[list[float]]:
 
 def _result(figures: dict[str, Any]) -> SegmentResult:
     ends = datetime.fromisoformat(figures["ends"])
-    return SegmentResult(ends, figures["sums"], figures["num_rows"], figures["seconds"])
+    # A training that had ended before rows and seconds were told is taken up as it is.
+    speed = figures.get("num_rows", 0), figures.get("seconds", 0.0)
+    return SegmentResult(ends, figures["sums"], *speed)

@@ -13,13 +13,16 @@ _TRAINING = """
 import sys, time
 from pathlib import Path
 from jobs.training.bars import Steps, drawn
-with drawn(Path(sys.argv[1])):
-    ours, theirs = Steps(Path(sys.argv[1]), "ours", 40), Steps(Path(sys.argv[1]), "theirs", 20, 10)
+run, seen = map(Path, sys.argv[1:])
+with drawn(run):
+    ours, theirs = Steps(run, "ours", 40), Steps(run, "theirs", 20, 10)
     for _ in range(10):
         ours.advance()
-        time.sleep(0.3)
     theirs.advance()
-    time.sleep(1.5)
+    for _ in range(600):
+        time.sleep(0.1)
+        if seen.exists():
+            break
 """
 
 
@@ -41,10 +44,12 @@ def test_steps_of_all_that_learns_add_up(tmp_path):
 
 
 def test_a_terminal_shows_how_far_they_are_and_keeps_no_file(tmp_path):
+    run, seen = tmp_path / "run", tmp_path / "seen"
+    run.mkdir()
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (40, 100))
     with subprocess.Popen(
-        [sys.executable, "-c", _TRAINING, str(tmp_path)],
+        [sys.executable, "-c", _TRAINING, str(run), str(seen)],
         stdout=subprocess.DEVNULL,
         stderr=terminal,
         cwd=REPOSITORY,
@@ -59,8 +64,10 @@ def test_a_terminal_shows_how_far_they_are_and_keeps_no_file(tmp_path):
             if not more:
                 break
             shown += more
+            if b"21/60" in shown:
+                seen.touch()
     os.close(controller)
     assert process.returncode == 0
     assert b"ours, theirs" in shown
     assert b"21/60" in shown
-    assert list(tmp_path.iterdir()) == []
+    assert list(run.iterdir()) == []
